@@ -1,0 +1,54 @@
+"""A progress bar on every long stage, and how long the whole stage will take on this machine."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+
+Item = TypeVar("Item")
+
+
+class StageProgress(RichProgressBar):
+    """Lightning's progress bar, which also says after the first steps how long the whole ``fit`` will take.
+
+    Args:
+        measure_seconds: How long to watch before saying it.
+    """
+
+    def __init__(self, measure_seconds: float = 5.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.measure_seconds = measure_seconds
+        self._begin = 0.0
+        self._told = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._begin, self._steps, self._told = time.perf_counter(), 0, False
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        self._steps += 1
+        passed = time.perf_counter() - self._begin
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
+        if self._told or passed < self.measure_seconds or self._steps == total or not trainer.is_global_zero:
+            return
+        self._told = True
+        remaining = (total - self._steps) * passed / self._steps
+        name = type(trainer.lightning_module).__name__
+        print(f"{name}: about {remaining / 60:.1f} more minutes for up to {trainer.max_epochs} epochs on this machine.")
+
+
+def track(trainer: L.Trainer, items: Sequence[Item], description: str) -> Iterator[Item]:
+    """Iterate over ``items`` with a bar of its own below Lightning's."""
+    bar = trainer.progress_bar_callback
+    progress = getattr(bar, "progress", None)
+    if progress is None:
+        yield from items
+        return
+    task = progress.add_task(description, total=len(items), metrics="")
+    for item in items:
+        yield item
+        progress.advance(task)
+    progress.remove_task(task)

@@ -1,0 +1,108 @@
+"""The agent's contract, and what all agents share: K updates a step, logging, evaluation."""
+
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dydiff.data.episodes import Transitions
+from dydiff.data.mixed import MixedDataModule
+from dydiff.envs import make_env
+from dydiff.envs.evaluation import NormalizedScore, play_episodes
+from dydiff.errors import UserError
+from dydiff.models.normalizer import Normalizer
+
+
+class Agent(L.LightningModule, ABC):
+    """An offline reinforcement learning agent with manual optimization. A new one is a subclass in a file of its own.
+
+    Args:
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+
+    Attributes:
+        normalizer: Standardises states; fitted to the dataset before training.
+        num_updates: Gradient updates so far, an int64 scalar; the x-axis of every log.
+    """
+
+    num_updates: Tensor
+
+    def __init__(self, obs_dim: int, act_dim: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.obs_dim = obs_dim
+        self.act_dim = act_dim
+        self.normalizer = Normalizer(obs_dim)
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.evaluation_seconds = 0.0
+
+    @abstractmethod
+    def update(self, batch: Transitions) -> dict[str, Tensor]:
+        """One gradient update on ``[B]`` raw transitions; returns detached scalars to log.
+
+        ``num_updates`` counts this update already.
+        """
+
+    @abstractmethod
+    def act(self, obs: Tensor) -> Tensor:
+        """Actions ``[N, A]`` in [-1, 1] for raw states ``[N, O]``: for evaluation and rollouts."""
+
+    @property
+    def data(self) -> MixedDataModule:
+        """The attached data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.normalizer.fit_standard(self.data.episodes.transitions.obs)
+        self.score = NormalizedScore(self.data.task.score_min, self.data.task.score_max)
+
+    def training_step(self, batch: Transitions, batch_idx: int) -> None:
+        """``K`` updates on a stack ``[K, B]`` of minibatches; logs the mean of each metric once."""
+        collected: dict[str, list[Tensor]] = defaultdict(list)
+        for minibatch in map(batch.at, range(len(batch.reward))):
+            self.num_updates += 1
+            for name, value in self.update(minibatch).items():
+                collected[name].append(value)
+        self.log_metrics({f"train/{name}": torch.stack(values).mean() for name, values in collected.items()})
+
+    def log_metrics(self, metrics: dict[str, Any]) -> None:
+        """Log scalars at ``num_updates`` on the x-axis (``step`` is the logger's reserved key for it)."""
+        self.log_dict({**metrics, "step": self.num_updates.float()}, batch_size=1)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Play the episodes whose seeds are in the batch."""
+        begin = time.perf_counter()
+        seeds = [int(seed) for seed in batch]
+        episodes = play_episodes(self.act, partial(make_env, self.data.task), seeds, self.device)
+        self.score.update(*(value.to(self.device) for value in episodes))
+        self.evaluation_seconds += time.perf_counter() - begin
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = {f"eval/{name}": value for name, value in self.score.compute().items()}
+        self.log_metrics({**metrics, "seconds/evaluation": self.evaluation_seconds})
+        self.score.reset()
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["task"] = self.data.task.name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another task's checkpoint.
+
+        Raises:
+            UserError: The checkpoint is of another task.
+        """
+        task = checkpoint.get("task")
+        if task != self.data.task.name:
+            raise UserError(f"The checkpoint is of the task '{task}', the data of '{self.data.task.name}'.")

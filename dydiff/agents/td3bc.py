@@ -1,0 +1,114 @@
+"""TD3+BC (Fujimoto and Gu 2021): TD3 with a behaviour cloning term in the actor's loss."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydiff.agents.base import Agent
+from dydiff.data.episodes import Transitions
+from dydiff.models.networks import EnsembleMLP, mlp
+
+
+class TD3BC(Agent):
+    """Deterministic actor, twin critics, delayed actor and target updates.
+
+    Args:
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+        hidden_sizes: Hidden layers of actor and critics.
+        gamma: Discount factor.
+        tau: Share of the new weights in a target update.
+        alpha: Weight of the Q term against behaviour cloning.
+        policy_noise: Standard deviation of the target policy's noise.
+        noise_clip: Bound of that noise.
+        policy_delay: Critic updates for one update of actor and targets.
+        lr: Adam's learning rate.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        hidden_sizes: Sequence[int] = (256, 256),
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        alpha: float = 2.5,
+        policy_noise: float = 0.2,
+        noise_clip: float = 0.5,
+        policy_delay: int = 2,
+        lr: float = 3e-4,
+    ) -> None:
+        super().__init__(obs_dim, act_dim)
+        self.save_hyperparameters()
+        self.gamma = gamma
+        self.tau = tau
+        self.alpha = alpha
+        self.policy_noise = policy_noise
+        self.noise_clip = noise_clip
+        self.policy_delay = policy_delay
+        self.lr = lr
+        self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())
+        self.critics = EnsembleMLP(2, (obs_dim + act_dim, *hidden_sizes, 1))
+        self.target_actor = deepcopy(self.actor).requires_grad_(False)
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [
+            torch.optim.Adam(self.actor.parameters(), self.lr, fused=True),
+            torch.optim.Adam(self.critics.parameters(), self.lr, fused=True),
+        ]
+
+    def act(self, obs: Tensor) -> Tensor:
+        return self.actor(self.normalizer(obs))
+
+    def update(self, batch: Transitions) -> dict[str, Tensor]:
+        actor_optimizer, critic_optimizer = self.optimizers()  # type: ignore[misc]
+        batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
+
+        loss, metrics = self.critic_loss(batch)
+        critic_optimizer.zero_grad()
+        self.manual_backward(loss)
+        critic_optimizer.step()
+
+        if self.num_updates % self.policy_delay == 0:
+            loss, actor_metrics = self.actor_loss(batch)
+            metrics |= actor_metrics
+            actor_optimizer.zero_grad()
+            self.manual_backward(loss, inputs=list(self.actor.parameters()))
+            actor_optimizer.step()
+            self.update_targets()
+        return metrics
+
+    def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of both critics' mean squared errors to the clipped double-Q target; states are normalised."""
+        with torch.no_grad():
+            noise = torch.randn_like(batch.act) * self.policy_noise
+            noise = noise.clamp(-self.noise_clip, self.noise_clip)
+            next_act = (self.target_actor(batch.next_obs) + noise).clamp(-1, 1)
+            next_q = self.q_values(self.target_critics, batch.next_obs, next_act).min(0).values
+            target = batch.reward + self.gamma * ~batch.terminal * next_q
+        q = self.q_values(self.critics, batch.obs, batch.act)
+        loss = (q - target).square().mean(1).sum()
+        return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.max()}
+
+    def actor_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """``-alpha / mean |Q| * mean Q + mean squared error to the data's actions``; states are normalised."""
+        act = self.actor(batch.obs)
+        q = self.q_values(self.critics, batch.obs, act)[0]
+        cloning = F.mse_loss(act, batch.act)
+        loss = -self.alpha / q.detach().abs().mean() * q.mean() + cloning
+        return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Move the targets by ``tau``."""
+        for target, online in ((self.target_actor, self.actor), (self.target_critics, self.critics)):
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.tau)
+
+    @staticmethod
+    def q_values(critics: EnsembleMLP, obs: Tensor, act: Tensor) -> Tensor:
+        """Both critics' values, ``[2, B]``."""
+        return critics(torch.cat([obs, act], dim=-1).expand(2, -1, -1)).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Datasets, tasks and batches. Nothing here knows about models."""

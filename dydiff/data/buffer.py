@@ -1,0 +1,61 @@
+"""A fixed-capacity, first-in-first-out buffer of transitions that lives on one device."""
+
+import torch
+from torch import Tensor
+
+from dydiff.data.episodes import Transitions
+
+
+class TransitionBuffer:
+    """Keeps the newest ``capacity`` transitions.
+
+    Args:
+        capacity: Largest number of transitions held.
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+        device: Where the tensors live.
+    """
+
+    def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device | str = "cpu") -> None:
+        # Empty pages cost no memory until they are written.
+        self._storage = Transitions(
+            torch.empty(capacity, obs_dim, device=device),
+            torch.empty(capacity, act_dim, device=device),
+            torch.empty(capacity, device=device),
+            torch.empty(capacity, obs_dim, device=device),
+            torch.empty(capacity, dtype=torch.bool, device=device),
+        )
+        self.capacity = capacity
+        self._size = 0
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def insert(self, transitions: Transitions) -> None:
+        """Add ``[N]`` transitions, the oldest ones giving way; of more than ``capacity`` only the last are kept."""
+        transitions = transitions.at(slice(-self.capacity, None))
+        count = len(transitions.reward)
+        rows = (self._next + torch.arange(count, device=self._storage.reward.device)) % self.capacity
+        for stored, new in zip(self._storage, transitions, strict=True):
+            stored[rows] = new.to(stored)
+        self._next = (self._next + count) % self.capacity
+        self._size = min(self._size + count, self.capacity)
+
+    def at(self, index: Tensor) -> Transitions:
+        """The transitions at ``index``, each in ``[0, len(self))``."""
+        return self._storage.at(index)
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """What is held, oldest row of the storage first; nothing of the unused capacity."""
+        used = self._storage.at(slice(0, self._size))
+        return {**{key: value.cpu().clone() for key, value in used._asdict().items()}, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Restore :meth:`state_dict`, row by row."""
+        for key, stored in self._storage._asdict().items():
+            value = state[key]
+            assert isinstance(value, Tensor)
+            self._size = len(value)
+            stored[: self._size] = value.to(stored)
+        self._next = int(state["next"])

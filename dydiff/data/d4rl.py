@@ -1,0 +1,212 @@
+"""D4RL's HDF5 layout: from a path, from D4RL's cache folder, or downloaded into it."""
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
+from dydiff.data.tasks import TASKS, RemoteDataset, Task, find_dataset, find_task
+from dydiff.errors import UserError
+
+_REQUIRED = ("observations", "actions", "rewards", "terminals")
+_UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+
+
+class D4RLSource(EpisodeSource):
+    """A file in D4RL's layout: ``observations, actions, rewards, terminals`` and, where there are, ``timeouts`` and
+    ``next_observations``.
+
+    Args:
+        dataset: A D4RL name such as ``hopper-medium-replay-v2``: read from the folder that the environment variable
+            ``D4RL_DATASET_DIR`` names (``~/.d4rl/datasets`` when unset), downloaded into it when missing.
+        path: A local file instead, relative to the working directory.
+        task: Task of a local file (``hopper``, ``halfcheetah``, ``walker2d``); ``null`` reads the file's ``env_id``
+            attribute.
+        mujoco2_contacts: Whether evaluation restores MuJoCo 2's contacts; ``null`` takes the file's attribute, and
+            true where it has none, as D4RL's files do not.
+
+    Raises:
+        UserError: Neither or both of ``dataset`` and ``path``, an unknown name, or no task for a local file.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None = None,
+        path: str | None = None,
+        task: str | None = None,
+        mujoco2_contacts: bool | None = None,
+    ) -> None:
+        if (dataset is None) == (path is None):
+            raise UserError("D4RLSource needs either 'dataset' (a D4RL name) or 'path' (a local HDF5 file), not both.")
+        self.remote = find_dataset(dataset) if dataset is not None else None
+        self.path = Path(path).expanduser() if path is not None else None
+        self._name = dataset if dataset is not None else Path(path or "").stem
+        self._task = find_task(task) if task is not None else None
+        self._mujoco2_contacts = mujoco2_contacts
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @cached_property
+    def task(self) -> Task:
+        if self.remote is not None:
+            task, recorded = self._task or self.remote.task, True
+        else:
+            task, recorded = self._task_of_file()
+        chosen = recorded if self._mujoco2_contacts is None else self._mujoco2_contacts
+        return replace(task, mujoco2_contacts=chosen)
+
+    def load(self) -> Episodes:
+        path = self._local() if self.remote is None else cached_file(self.remote)
+        stat = path.stat()
+        return _read(path, self.task.obs_dim, self.task.act_dim, stat.st_mtime_ns, stat.st_size)
+
+    def _local(self) -> Path:
+        assert self.path is not None
+        if not self.path.is_file():
+            raise UserError(
+                f"No dataset at {self.path.absolute()}. Give 'path' the place of an HDF5 file in D4RL's layout, or name a "
+                "D4RL dataset with 'dataset'."
+            )
+        return self.path
+
+    def _task_of_file(self) -> tuple[Task, bool]:
+        path = self._local()
+        try:
+            with h5py.File(path) as file:
+                env_id, contacts = file.attrs.get("env_id"), file.attrs.get("mujoco2_contacts", True)
+        except _UNREADABLE as error:
+            raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
+        matching = [task for task in TASKS.values() if task.env_id == env_id]
+        if self._task is None and not matching:
+            raise UserError(f"{path} does not say which environment it is from: set 'task' to one of {', '.join(TASKS)}.")
+        return self._task or matching[0], bool(contacts)
+
+
+def dataset_folder() -> Path:
+    """D4RL's cache folder: ``D4RL_DATASET_DIR``, or ``~/.d4rl/datasets``."""
+    return Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+
+
+def cached_file(remote: RemoteDataset) -> Path:
+    """The local copy of a D4RL file, downloaded first when the cache folder has none.
+
+    A download has a temporary name until its size and SHA-256 are checked.
+
+    Raises:
+        UserError: No network, or what came is not the file that D4RL published.
+    """
+    path = dataset_folder() / Path(remote.url).name
+    if path.is_file():
+        return path
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _download(remote, part)
+        part.replace(path)
+    except (urllib.error.URLError, OSError, TimeoutError) as error:
+        raise UserError(
+            f"Could not download {remote.url} ({error}). Put the file at {path} yourself, or set D4RL_DATASET_DIR to the "
+            "folder that has it; configs/demo.yaml runs without a download."
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _download(remote: RemoteDataset, part: Path) -> None:
+    from rich.progress import wrap_file
+
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(remote.url, timeout=30) as response, part.open("wb") as file:
+        with wrap_file(response, remote.num_bytes, description=f"Downloading {Path(remote.url).name}") as reader:
+            while block := reader.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+    if part.stat().st_size != remote.num_bytes or digest.hexdigest() != remote.sha256:
+        raise UserError(
+            f"{remote.url} sent {part.stat().st_size:,} bytes that are not D4RL's file ({remote.num_bytes:,} bytes, SHA-256 "
+            f"{remote.sha256[:12]}...). Try again later, or put the file at {dataset_folder() / Path(remote.url).name}."
+        )
+
+
+@lru_cache(maxsize=1)  # the stages of one run read the same file
+def _read(path: Path, obs_dim: int, act_dim: int, modified_ns: int, num_bytes: int) -> Episodes:
+    arrays = _read_arrays(path)
+    _check(path, arrays, obs_dim, act_dim)
+    ends = arrays["terminals"] | arrays["timeouts"]
+    if "next_observations" not in arrays:
+        arrays, ends = _with_next_observations(path, arrays, ends)
+    ends[-1] = True  # the last episode may be cut off with neither flag set
+    last_rows = np.flatnonzero(ends)
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+    transitions = Transitions(
+        tensors["observations"],
+        tensors["actions"].clamp_(-1, 1),
+        tensors["rewards"],
+        tensors["next_observations"],
+        tensors["terminals"],
+    )
+    lengths = torch.from_numpy(np.diff(last_rows, prepend=-1))
+    return Episodes(transitions, tensors["timeouts"], lengths)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with h5py.File(path) as file:
+            missing = [key for key in _REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
+            if missing:
+                raise UserError(f"{path} has no {', '.join(missing)}: it is not in D4RL's layout.")
+            keys = [key for key in (*_REQUIRED, "timeouts", "next_observations") if key in file]
+            arrays = {key: file[key][()] for key in keys}
+        for key, array in arrays.items():
+            arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
+    except _UNREADABLE as error:
+        raise UserError(f"{path} is damaged or not a readable HDF5 file ({error}). Download or copy it again.") from None
+    for key in ("rewards", "terminals", "timeouts"):
+        if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
+            arrays[key] = arrays[key][:, 0]
+    arrays.setdefault("timeouts", np.zeros(arrays["terminals"].shape, bool))
+    arrays["timeouts"] &= ~arrays["terminals"]
+    return arrays
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray], obs_dim: int, act_dim: int) -> None:
+    count = len(arrays["observations"]) if arrays["observations"].ndim else 0
+    if count == 0:
+        raise UserError(f"{path} holds no transitions.")
+    for key, array in arrays.items():
+        width = {"observations": (obs_dim,), "next_observations": (obs_dim,), "actions": (act_dim,)}.get(key, ())
+        if array.shape != (count, *width):
+            raise UserError(f"{path}: '{key}' has shape {array.shape}, the task needs {(count, *width)}.")
+        if array.dtype != bool and not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).reshape(count, -1).all(1))[0])
+            raise UserError(f"{path}: '{key}' has a value that is not finite in row {row}. Remove its episode.")
+    largest = float(np.abs(arrays["actions"]).max())
+    if largest > 1 + 1e-4:  # tanh and float32 may overshoot by an ulp
+        raise UserError(f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the action bounds.")
+
+
+def _with_next_observations(
+    path: Path, arrays: dict[str, np.ndarray], ends: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Take each next state from the next row. An episode's last row has none and is dropped."""
+    if arrays["terminals"].any():
+        raise UserError(f"{path} has terminals but no 'next_observations': the states they ended in are unknown.")
+    keep = ~ends
+    keep[-1] = False
+    if not keep.any():
+        raise UserError(f"{path} has no 'next_observations' and no episode of two steps to take them from.")
+    arrays = dict(arrays, next_observations=np.roll(arrays["observations"], -1, axis=0))
+    last_kept = keep & ~np.append(keep[1:], False)
+    arrays["timeouts"] = last_kept
+    return {key: array[keep] for key, array in arrays.items()}, last_kept[keep]

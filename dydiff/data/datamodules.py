@@ -1,0 +1,137 @@
+"""Lightning data modules: transitions and windows to train the models on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from dydiff.data.episodes import Episodes, EpisodeSource, Transitions, Windows
+from dydiff.data.tasks import Task
+from dydiff.errors import UserError
+
+
+class OfflineDataModule(L.LightningDataModule):
+    """A data module over one dataset. The command line links ``obs_dim`` and ``act_dim`` to the model.
+
+    Args:
+        source: Where the dataset comes from.
+    """
+
+    def __init__(self, source: EpisodeSource) -> None:
+        super().__init__()
+        self.source = source
+
+    @property
+    def task(self) -> Task:
+        return self.source.task
+
+    @property
+    def obs_dim(self) -> int:
+        return self.task.obs_dim
+
+    @property
+    def act_dim(self) -> int:
+        return self.task.act_dim
+
+
+class PretrainingDataModule(OfflineDataModule):
+    """Training and holdout batches for one of the models; the holdout is made of whole episodes.
+
+    Args:
+        source: Where the dataset comes from.
+        batch_size: Items of a training batch.
+        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once.
+        holdout_fraction: Share of the episodes held out, in (0, 1).
+        max_holdout_items: The holdout is thinned evenly to this many items.
+        split_seed: Seed of the choice of the held-out episodes.
+    """
+
+    train_episodes: Episodes
+    holdout_episodes: Episodes
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        batch_size: int = 256,
+        batches_per_epoch: int | None = None,
+        holdout_fraction: float = 0.1,
+        max_holdout_items: int = 10_000,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(source)
+        if not 0 < holdout_fraction < 1:
+            raise UserError(f"holdout_fraction must lie in (0, 1), not {holdout_fraction}.")
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.holdout_fraction = holdout_fraction
+        self.max_holdout_items = max_holdout_items
+        self.split_seed = split_seed
+
+    def setup(self, stage: str) -> None:
+        episodes = self.source.load()
+        self.train_episodes, self.holdout_episodes = episodes.split(self.holdout_fraction, self.split_seed)
+
+    def items(self, episodes: Episodes) -> "Dataset[Any]":
+        """The items of some episodes, as a dataset that gathers a whole batch at once."""
+        return _TransitionItems(episodes)
+
+    def train_dataloader(self) -> "DataLoader[Any]":
+        items = self.items(self.train_episodes)
+        count = None if self.batches_per_epoch is None else self.batches_per_epoch * self.batch_size
+        sampler = RandomSampler(items, replacement=count is not None, num_samples=count)  # type: ignore[arg-type]
+        return DataLoader(items, self.batch_size, sampler=sampler, collate_fn=_identity)
+
+    def val_dataloader(self) -> "DataLoader[Any]":
+        items = self.items(self.holdout_episodes)
+        step = -(-len(items) // self.max_holdout_items)  # type: ignore[arg-type]
+        chosen = range(0, len(items), step)  # type: ignore[arg-type]
+        return DataLoader(items, max(self.batch_size, 1024), sampler=chosen, collate_fn=_identity)
+
+
+class TransitionDataModule(PretrainingDataModule):
+    """Batches of :class:`Transitions`, for the dynamics and the reward model."""
+
+
+class WindowDataModule(PretrainingDataModule):
+    """Batches of :class:`Windows`, as long as the ``horizon`` of the model that is trained on them."""
+
+    horizon: int
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        assert self.trainer is not None
+        self.horizon = int(self.trainer.lightning_module.horizon)  # type: ignore[arg-type]
+
+    def items(self, episodes: Episodes) -> "Dataset[Any]":
+        return _WindowItems(episodes, self.horizon)
+
+
+class _TransitionItems(Dataset[Transitions]):
+    def __init__(self, episodes: Episodes) -> None:
+        self.episodes = episodes
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitems__(self, index: Sequence[int]) -> Transitions:
+        return self.episodes.transitions.at(torch.tensor(index))
+
+
+class _WindowItems(Dataset[Windows]):
+    def __init__(self, episodes: Episodes, horizon: int) -> None:
+        self.episodes = episodes
+        self.horizon = horizon
+        self.starts: Tensor = episodes.window_starts(horizon)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitems__(self, index: Sequence[int]) -> Windows:
+        return self.episodes.windows(self.starts[torch.tensor(index)], self.horizon)
+
+
+def _identity(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,189 @@
+"""Transitions, trajectories, episodes and the windows over them. Tensors are float32 in raw environment units."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from dydiff.data.tasks import Task
+
+
+class Transitions(NamedTuple):
+    """``N`` steps of an environment; leading dimensions are free (``[K, B]`` is a stack of minibatches).
+
+    A time limit is not a terminal: ``terminal`` alone says that no value follows.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminal: Tensor
+
+    def at(self, index: Tensor | int | slice) -> Self:
+        """The transitions at ``index`` along the first dimension."""
+        return type(self)(*(value[index] for value in self))
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(*(value.to(device) for value in self))
+
+
+class Trajectories(NamedTuple):
+    """``N`` trajectories of ``L`` steps.
+
+    Attributes:
+        obs: ``[N, L + 1, O]``, the state after the last action included.
+        act: ``[N, L, A]``.
+        reward: ``[N, L]``.
+        terminal: bool ``[N, L]``, the step ends the episode.
+        valid: bool ``[N, L]``, the step lies before or at the first terminal one.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    terminal: Tensor
+    valid: Tensor
+
+    def at(self, index: Tensor) -> Self:
+        """The trajectories at ``index``."""
+        return type(self)(*(value[index] for value in self))
+
+    @property
+    def returns(self) -> Tensor:
+        """Undiscounted sum of the valid rewards, ``[N]`` (eq. 11)."""
+        return (self.reward * self.valid).sum(1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of valid steps, ``[N]``."""
+        return self.valid.sum(1)
+
+    def transitions(self) -> Transitions:
+        """The valid steps, in order, as ``[sum(lengths)]`` transitions."""
+        keep = self.valid
+        return Transitions(
+            self.obs[:, :-1][keep], self.act[keep], self.reward[keep], self.obs[:, 1:][keep], self.terminal[keep]
+        )
+
+    @classmethod
+    def cut(cls, obs: Tensor, act: Tensor, reward: Tensor, terminal: Tensor) -> Self:
+        """Trajectories whose steps after the first terminal one are marked invalid."""
+        ended_before = terminal.cumsum(1) - terminal.long() > 0
+        return cls(obs, act, reward, terminal, ~ended_before)
+
+    @classmethod
+    def concatenate(cls, parts: list[Self]) -> Self:
+        """All parts' trajectories, in order."""
+        return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+class Windows(NamedTuple):
+    """``B`` slices of ``H`` consecutive states and actions; what lies past the episode's end is zero and not valid."""
+
+    obs: Tensor
+    act: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A dataset: transitions in the order of their episodes.
+
+    Attributes:
+        transitions: ``[N]`` transitions, ``next_obs`` the true next state also at an episode's end.
+        timeout: bool ``[N]``, the episode was cut here without a terminal state.
+        lengths: int64 ``[E]``, steps of each episode; they add up to ``N``.
+    """
+
+    transitions: Transitions
+    timeout: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.transitions.reward)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Row of each episode's first step, ``[E]``."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def _last_rows(self) -> Tensor:
+        return torch.repeat_interleave(self.starts + self.lengths - 1, self.lengths)
+
+    @cached_property
+    def returns(self) -> Tensor:
+        """Undiscounted return of each episode, ``[E]``."""
+        episode = torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
+        return torch.zeros(len(self.lengths)).index_add_(0, episode, self.transitions.reward)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every array: two datasets share it only when all their numbers agree."""
+        digest = hashlib.sha256()
+        for tensor in (*self.transitions, self.timeout, self.lengths):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def select(self, episodes: Tensor) -> "Episodes":
+        """A dataset of the episodes at ``episodes [E']``, in that order."""
+        lengths = self.lengths[episodes]
+        first = torch.repeat_interleave(self.starts[episodes] - (lengths.cumsum(0) - lengths), lengths)
+        rows = first + torch.arange(len(first))
+        return Episodes(self.transitions.at(rows), self.timeout[rows], lengths)
+
+    def split(self, holdout_fraction: float, seed: int = 0) -> tuple["Episodes", "Episodes"]:
+        """Whole episodes for training and for the holdout, drawn once by ``seed``; neither side is ever empty.
+
+        A dataset of one episode serves as both.
+        """
+        count = len(self.lengths)
+        if count == 1:
+            return self, self
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        held = min(max(1, round(holdout_fraction * count)), count - 1)
+        return self.select(order[held:].sort().values), self.select(order[:held].sort().values)
+
+    def window_starts(self, horizon: int) -> Tensor:
+        """First rows of all length-``horizon`` slices, ``[W]``; an episode shorter than that gives one (eq. 2)."""
+        count = (self.lengths - horizon + 1).clamp(min=1)
+        first = torch.repeat_interleave(self.starts - (count.cumsum(0) - count), count)
+        return first + torch.arange(len(first))
+
+    def windows(self, starts: Tensor, horizon: int) -> Windows:
+        """The windows that begin at rows ``starts [B]``, gathered from the flat episodes."""
+        last = self._last_rows[starts]
+        rows = starts[:, None] + torch.arange(horizon)
+        valid = rows <= last[:, None]
+        rows = torch.minimum(rows, last[:, None])
+        return Windows(
+            self.transitions.obs[rows] * valid[..., None], self.transitions.act[rows] * valid[..., None], valid
+        )
+
+
+class EpisodeSource(ABC):
+    """Where a dataset comes from. A new source is a subclass in a file of its own, named by a config's ``class_path``."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short name for folders and messages."""
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """The task that the dataset was collected in; known without reading the data."""
+
+    @abstractmethod
+    def load(self) -> Episodes:
+        """Read and check the dataset.
+
+        Raises:
+            UserError: The dataset cannot be had or is not sound.
+        """

@@ -1,0 +1,120 @@
+"""The task table: environments, their termination rules and score ranges, and D4RL's files.
+
+Score ranges, file sizes and checksums are D4RL's own (``d4rl/infos.py``) and TensorFlow Datasets' checksums of the same
+files. An environment is a :class:`Task`; a D4RL dataset is a row of :data:`DATASETS` that names one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dydiff.errors import UserError, did_you_mean
+
+TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``terminated(obs [..., O], act [..., A], next_obs [..., O]) -> bool [...]``, on raw, unnormalised states."""
+
+
+def never(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
+    """HalfCheetah: an episode ends only by its time limit."""
+    return torch.zeros(next_obs.shape[:-1], dtype=torch.bool, device=next_obs.device)
+
+
+def hopper_fell(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
+    """Hopper: unhealthy unless finite, ``-100 < state < 100``, height above 0.7 and |angle| below 0.2."""
+    height, angle = next_obs[..., 0], next_obs[..., 1]
+    bounded = (next_obs[..., 1:].abs() < 100).all(-1)
+    healthy = next_obs.isfinite().all(-1) & bounded & (height > 0.7) & (angle.abs() < 0.2)
+    return ~healthy
+
+
+def walker2d_fell(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
+    """Walker2d: unhealthy unless height is in (0.8, 2) and |angle| below 1."""
+    height, angle = next_obs[..., 0], next_obs[..., 1]
+    healthy = (height > 0.8) & (height < 2.0) & (angle.abs() < 1.0)
+    return ~healthy
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is known about an environment without creating it.
+
+    Attributes:
+        name: Short name, as in D4RL's dataset names.
+        env_id: Gymnasium id.
+        obs_dim: Size of a state.
+        act_dim: Size of an action; every action lies in [-1, 1].
+        episode_limit: Steps after which an episode times out.
+        terminated: Termination rule on raw states.
+        score_min: Return of D4RL's random policy, normalised score 0.
+        score_max: Return of D4RL's expert, normalised score 100.
+        mujoco2_contacts: Whether the environment restores the contacts of MuJoCo 2, with which D4RL's data were made.
+            Only Hopper's differ.
+    """
+
+    name: str
+    env_id: str
+    obs_dim: int
+    act_dim: int
+    episode_limit: int
+    terminated: TerminationRule
+    score_min: float
+    score_max: float
+    mujoco2_contacts: bool = True
+
+
+HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, hopper_fell, -20.272305, 3234.3)
+HALFCHEETAH = Task("halfcheetah", "HalfCheetah-v4", 17, 6, 1000, never, -280.178953, 12135.0)
+WALKER2D = Task("walker2d", "Walker2d-v4", 17, 6, 1000, walker2d_fell, 1.629008, 4592.3)
+TASKS = {task.name: task for task in (HOPPER, HALFCHEETAH, WALKER2D)}
+
+
+@dataclass(frozen=True)
+class RemoteDataset:
+    """A D4RL file: its task, address, size in bytes and SHA-256."""
+
+    task: Task
+    url: str
+    num_bytes: int
+    sha256: str
+
+
+_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2/{}-v2.hdf5"
+_FILES = {
+    "hopper-medium": (152756557, "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0"),
+    "hopper-medium-replay": (75854457, "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b"),
+    "hopper-medium-expert": (304537315, "9d51ad87f8c905be3880d84c6140bcdb7fbf39a19e046a237f238ba34fec9e26"),
+    "halfcheetah-medium": (237727262, "41324e8487a9556d8cfa4538827f8937f4d63dae3030825ebc9f3a726ed08ca0"),
+    "halfcheetah-medium-replay": (59448533, "48d494a4770c11f48260736dec090b78bdca8375647ed4d24bfa5b6610c7f683"),
+    "halfcheetah-medium-expert": (474567252, "015db75dae5bbe8e94029b71fa0bafc2073365df0c94744e71031189f3f79c06"),
+    "walker2d-medium": (232254996, "cf00f43add04c17fdfc2958dd581dea0851b2e5bedbe6fda073758a8f841aeda"),
+    "walker2d-medium-replay": (86323963, "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db"),
+    "walker2d-medium-expert": (462197079, "6b8d7f868c45bbaedf460be797fb7271b46dee6ebe45fe7a64319f2005b59a04"),
+}
+DATASETS = {
+    f"{name}-v2": RemoteDataset(TASKS[name.split("-")[0]], _URL.format(name.replace("-", "_")), num_bytes, sha256)
+    for name, (num_bytes, sha256) in _FILES.items()
+}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: No such task; near names are suggested.
+    """
+    if name not in TASKS:
+        raise UserError(f"Unknown task '{name}'.{did_you_mean(name, TASKS)}")
+    return TASKS[name]
+
+
+def find_dataset(name: str) -> RemoteDataset:
+    """The D4RL dataset of that name.
+
+    Raises:
+        UserError: No such dataset; near names are suggested.
+    """
+    if name not in DATASETS:
+        raise UserError(f"Unknown dataset '{name}'.{did_you_mean(name, DATASETS)}")
+    return DATASETS[name]

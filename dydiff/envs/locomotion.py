@@ -1,0 +1,26 @@
+"""Gymnasium's MuJoCo environments, as D4RL's data were collected in them."""
+
+import warnings
+
+import gymnasium as gym
+import mujoco
+from gymnasium.wrappers import ClipAction
+
+from dydiff.data.tasks import Task
+
+_SUMS_MARGINS = (3, 5)  # MuJoCo 3.5 began to add the margins of two geoms, where their maximum was taken before
+
+
+def make_env(task: Task) -> gym.Env:
+    """The environment of a task: actions clipped to [-1, 1], episodes cut at ``task.episode_limit``.
+
+    With ``task.mujoco2_contacts`` the contact margins are halved on MuJoCo 3.5 and newer, which gives the contacts of
+    MuJoCo 2 again: stock ``Hopper-v4`` differs from D4RL's in 43% of states. HalfCheetah and Walker2d have no margins.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*out of date.*")  # D4RL's physics are v4's
+        env = gym.make(task.env_id, max_episode_steps=task.episode_limit)
+    version = tuple(int(number) for number in mujoco.__version__.split(".")[:2])
+    if task.mujoco2_contacts and version >= _SUMS_MARGINS:
+        env.unwrapped.model.geom_margin[:] *= 0.5  # type: ignore[attr-defined]
+    return ClipAction(env)

@@ -1,0 +1,134 @@
+"""The single-step dynamics model: an ensemble of Gaussian networks (eq. 5, as in MBPO)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydiff.data.episodes import Episodes, Transitions
+from dydiff.errors import UserError
+from dydiff.models.networks import EnsembleMLP
+from dydiff.models.normalizer import Normalizer
+from dydiff.models.pretrained import PretrainedModule
+
+
+class DynamicsEnsemble(PretrainedModule):
+    """``num_members`` networks, each a Gaussian over the change of state ``s' - s``; the best are the elites.
+
+    The networks see standardised inputs and predict the standardised change.
+
+    Args:
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+        num_members: Networks trained.
+        num_elites: Networks used: those with the lowest holdout error.
+        hidden_sizes: Hidden layers of each network.
+        weight_decay: Of each layer, hidden ones first; one more than ``hidden_sizes``.
+        lr: Adam's learning rate.
+
+    Raises:
+        UserError: More elites than members, or another number of decays than of layers.
+    """
+
+    elites: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        num_members: int = 7,
+        num_elites: int = 5,
+        hidden_sizes: Sequence[int] = (200, 200, 200, 200),
+        weight_decay: Sequence[float] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4),
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__(obs_dim, act_dim, lr)
+        if not 1 <= num_elites <= num_members:
+            raise UserError(f"num_elites must lie between 1 and num_members ({num_members}), not {num_elites}.")
+        if len(weight_decay) != len(hidden_sizes) + 1:
+            raise UserError(f"weight_decay needs {len(hidden_sizes) + 1} values, one for each layer.")
+        self.num_members = num_members
+        self.weight_decay = weight_decay
+        self.input_normalizer = Normalizer(obs_dim + act_dim)
+        self.change_normalizer = Normalizer(obs_dim)
+        self.network = EnsembleMLP(num_members, (obs_dim + act_dim, *hidden_sizes, 2 * obs_dim), nn.SiLU)
+        self.max_logvar = nn.Parameter(torch.full((obs_dim,), 0.5))
+        self.min_logvar = nn.Parameter(torch.full((obs_dim,), -10.0))
+        self.register_buffer("elites", torch.arange(num_elites))
+        self._holdout_errors: list[Tensor] = []
+
+    def fit_statistics(self, episodes: Episodes) -> None:
+        data = episodes.transitions
+        self.input_normalizer.fit_standard(torch.cat([data.obs, data.act], dim=-1))
+        self.change_normalizer.fit_standard(data.next_obs - data.obs, floor=1e-6)
+
+    def predict(self, obs: Tensor, act: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the standardised change, ``[M, B, O]`` each, from raw ``[M, B, O]``, ``[M, B, A]``."""
+        output = self.network(self.input_normalizer(torch.cat([obs, act], dim=-1)), members)
+        mean, logvar = output.chunk(2, dim=-1)
+        logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
+        logvar = self.min_logvar + F.softplus(logvar - self.min_logvar)
+        return mean, logvar
+
+    def loss(self, batch: Transitions) -> Tensor:
+        """Gaussian negative log likelihood, summed over members; each sees its own bootstrap of the batch."""
+        size = len(batch.reward)
+        rows = torch.randint(size, (self.num_members, size), device=batch.reward.device)
+        resampled = batch.at(rows)
+        mean, logvar = self.predict(resampled.obs, resampled.act)
+        change = self.change_normalizer(resampled.next_obs - resampled.obs)
+        likelihood = ((mean - change).square() * (-logvar).exp() + logvar).mean((1, 2)).sum()
+        return likelihood + 0.01 * (self.max_logvar - self.min_logvar).sum()
+
+    def holdout_metrics(self, batch: Transitions) -> dict[str, Tensor]:
+        """``loss``: squared error of the standardised change, mean over the elites-to-be."""
+        errors = self._squared_errors(batch)
+        self._holdout_errors.append(errors.sum(1))
+        best = errors.mean(1).sort().values[: len(self.elites)]
+        return {"loss": best.mean(), "worst_member": errors.mean(1).max()}
+
+    def _squared_errors(self, batch: Transitions) -> Tensor:
+        everyone = batch.obs.expand(self.num_members, -1, -1), batch.act.expand(self.num_members, -1, -1)
+        change = self.change_normalizer(batch.next_obs - batch.obs)
+        return (self.predict(*everyone)[0] - change).square().mean(-1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Name the members with the lowest holdout error elites."""
+        errors = self.all_gather(torch.stack(self._holdout_errors).sum(0)).reshape(-1, self.num_members).sum(0)
+        self._holdout_errors.clear()
+        self.elites.copy_(errors.argsort()[: len(self.elites)])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        layers = zip(self.network.layers, self.weight_decay, strict=True)
+        groups: list[dict[str, object]] = [
+            {"params": [layer.weight], "weight_decay": decay} for layer, decay in layers
+        ]
+        groups.append({"params": [layer.bias for layer in self.network.layers]})
+        groups.append({"params": [self.max_logvar, self.min_logvar]})
+        return torch.optim.Adam(groups, self.lr, fused=True)
+
+    def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Sample the next state of each row from one elite, drawn anew for each row and call (eq. 6).
+
+        The rows are dealt out evenly to the elites in random order, so only the chosen elite computes for a row.
+
+        Args:
+            obs: Raw states ``[N, O]``.
+            act: Actions ``[N, A]``.
+            generator: Source of elites and noise.
+
+        Returns:
+            Raw next states ``[N, O]``.
+        """
+        count, num_elites = len(obs), len(self.elites)
+        order = torch.randperm(count, generator=generator, device=obs.device)
+        padded = order[torch.arange(-(-count // num_elites) * num_elites, device=obs.device) % count]
+        mean, logvar = self.predict(
+            obs[padded].unflatten(0, (num_elites, -1)), act[padded].unflatten(0, (num_elites, -1)), self.elites
+        )
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        change = self.change_normalizer.inverse(mean + (logvar / 2).exp() * noise).flatten(0, 1)[:count]
+        next_obs = torch.empty_like(obs)
+        next_obs[order] = obs[order] + change
+        return next_obs

@@ -1,0 +1,58 @@
+"""Perceptrons, one or several at once."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A perceptron with ``sizes = (input, hidden..., output)`` and no activation at its end."""
+    layers: list[nn.Module] = []
+    for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(size_in, size_out), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class EnsembleLinear(nn.Module):
+    """``num_members`` linear layers as one batched matrix product, initialised as :class:`torch.nn.Linear` is.
+
+    Args:
+        num_members: Independent layers.
+        size_in: Input features.
+        size_out: Output features.
+    """
+
+    def __init__(self, num_members: int, size_in: int, size_out: int) -> None:
+        super().__init__()
+        bound = size_in**-0.5
+        self.weight = nn.Parameter(torch.empty(num_members, size_in, size_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_members, 1, size_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """``x [M, B, size_in]`` to ``[M, B, size_out]``; ``members [M]`` picks layers, ``None`` takes all."""
+        if members is None:
+            return torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias[members], x, self.weight[members])
+
+
+class EnsembleMLP(nn.Module):
+    """``num_members`` perceptrons evaluated together.
+
+    Args:
+        num_members: Independent networks.
+        sizes: ``(input, hidden..., output)``.
+        activation: Between layers.
+    """
+
+    def __init__(self, num_members: int, sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.layers = nn.ModuleList(EnsembleLinear(num_members, size_in, size_out) for size_in, size_out in pairs)
+        self.activation = activation()
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """``x [M, B, input]`` to ``[M, B, output]``; see :meth:`EnsembleLinear.forward`."""
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x, members))
+        return self.layers[-1](x, members)

@@ -1,0 +1,52 @@
+"""The synthesizer's contract."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from jsonargparse.typing import Path_fr
+from torch import Tensor, nn
+
+from dydiff.data.episodes import Trajectories
+from dydiff.errors import UserError
+from dydiff.models.pretrained import PretrainedModule
+
+Policy = Callable[[Tensor], Tensor]
+"""``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states."""
+
+Part = TypeVar("Part", bound=PretrainedModule)
+
+
+class Synthesizer(nn.Module, ABC):
+    """Makes trajectories for a policy. A new one is a subclass in a file of its own.
+
+    A constructor argument annotated ``SomeModel | Path_fr`` is a pretrained part: a config gives the path of the YAML
+    that trains it, and ``fit`` trains it or finds it trained, and passes the module.
+    """
+
+    @abstractmethod
+    def synthesize(
+        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        """Roll the policy out.
+
+        Args:
+            policy: The learning policy.
+            start_obs: Raw first states ``[N, O]``.
+            generator: Source of all randomness but the policy's.
+
+        Returns:
+            ``N`` trajectories with rewards and terminals filled in, and figures about their making, ``[N]`` each.
+        """
+
+
+def module_of(part: Part | Path_fr) -> Part:
+    """The module of a pretrained part.
+
+    Raises:
+        UserError: It is still the path of a config.
+    """
+    if isinstance(part, PretrainedModule):
+        return part
+    raise UserError(f"{part} is the config of a model, not a trained model: only `dydiff fit` trains and loads it.")

@@ -1,0 +1,87 @@
+"""Dynamics Diffusion (Algorithm 1): the draft's states corrected by the denoiser, its actions by the policy."""
+
+import torch
+from jsonargparse.typing import Path_fr
+from torch import Tensor
+
+from dydiff.data.episodes import Trajectories
+from dydiff.errors import UserError
+from dydiff.models.denoiser import Denoiser
+from dydiff.models.dynamics import DynamicsEnsemble
+from dydiff.models.edm import EDMSampler
+from dydiff.models.reward import RewardModel
+from dydiff.rollout.autoregressive import Autoregressive
+from dydiff.rollout.base import Policy, module_of
+
+
+class DyDiff(Autoregressive):
+    """An autoregressive draft, then ``num_corrections`` times: states from the denoiser, actions from the policy.
+
+    The denoiser's window has the states of ``rollout_length`` steps; the state after the last action comes from the
+    single-step model, whose error over one step is small.
+
+    Args:
+        denoiser: Trajectory denoiser, or the config that trains it.
+        dynamics: Single-step model, or the config that trains it.
+        reward: Reward model, or the config that trains it.
+        rollout_length: Steps of a trajectory (L), up to the denoiser's horizon.
+        num_corrections: Corrections (M); 0 leaves the draft.
+        state_blend: Share of the denoiser's states in the corrected ones, in (0, 1]; the rest stays as it was. The
+            paper takes them whole; the authors' code blends by 0.5.
+        sampler: How the denoiser is sampled; the default is the paper's, from pure noise.
+
+    Raises:
+        UserError: A rollout longer than the denoiser's horizon, or a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | Path_fr,
+        dynamics: DynamicsEnsemble | Path_fr,
+        reward: RewardModel | Path_fr,
+        rollout_length: int = 100,
+        num_corrections: int = 2,
+        state_blend: float = 1.0,
+        sampler: EDMSampler | None = None,
+    ) -> None:
+        super().__init__(dynamics, reward, rollout_length)
+        self.denoiser = module_of(denoiser)
+        if rollout_length > self.denoiser.horizon:
+            raise UserError(
+                f"rollout_length ({rollout_length}) is longer than the denoiser's horizon ({self.denoiser.horizon}): "
+                "shorten the rollout, or train a denoiser with a longer horizon."
+            )
+        if num_corrections < 0:
+            raise UserError(f"num_corrections must not be negative, not {num_corrections}.")
+        if not 0 < state_blend <= 1:
+            raise UserError(f"state_blend must lie in (0, 1], not {state_blend}.")
+        self.num_corrections = num_corrections
+        self.state_blend = state_blend
+        self.sampler = sampler or EDMSampler()
+
+    @torch.no_grad()
+    def synthesize(
+        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        """See :meth:`Synthesizer.synthesize`; the figures are the root mean square changes of states (in standard
+        deviations of the denoiser's normalizer) and actions from each correction to the next."""
+        obs, act = self.draft(policy, start_obs, generator)
+        figures = {}
+        for correction in range(1, self.num_corrections + 1):
+            corrected_obs, corrected_act = self.correct(policy, obs, act, generator)
+            change = (corrected_obs - obs) / self.denoiser.normalizer.scale
+            figures[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
+            figures[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
+            obs, act = corrected_obs, corrected_act
+        return self.finish(obs, act), figures
+
+    def correct(
+        self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One correction (eq. 7, 8) of states ``[N, L + 1, O]`` and actions ``[N, L, A]``."""
+        window = obs[:, :-1]
+        sampled = self.denoiser.sample_states(window, act, self.sampler, generator)
+        states = torch.lerp(window, sampled, self.state_blend)
+        actions = policy(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        last = self.dynamics.step(states[:, -1], actions[:, -1], generator)
+        return torch.cat([states, last[:, None]], dim=1), actions
