@@ -1,6 +1,6 @@
-"""The command line: ``python -m dydiff fit | validate | test``, by LightningCLI in subclass mode.
+"""Train and score offline agents, with on-policy data made by dynamics diffusion.
 
-``fit`` of an agent first trains the parts that its rollout needs and that no earlier run has trained.
+`fit` of an agent first trains the models that its rollout needs and that no earlier run has trained.
 """
 
 import json
@@ -13,22 +13,24 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import Path_fr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
 from dydiff.agents.base import Agent
+from dydiff.analysis.horizon_error import horizon_error
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
-from dydiff.messages import explain
-from dydiff.models.pretrained import PretrainedModule, load_weights, publish
-from dydiff.pretraining import Part, part_directory, plain, untrained_module
+from dydiff.messages import explain, user_error
+from dydiff.models.pretrained import PretrainedModule, publish
+from dydiff.pretraining import Part, Parts, class_of, part_directory, plain
 from dydiff.rollout.base import Synthesizer
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -38,7 +40,12 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         if not self.exit_on_error:  # an attempt inside jsonargparse, which expects its own exception
             super().error(message, ex)
-        raise UserError(explain(message))
+        raise UserError(explain(message, self._keys())) from ex
+
+    def _keys(self) -> list[str]:
+        """All keys of this parser and its subcommands."""
+        parsers = [self, *(getattr(self, "_subcommands_action", None) or Namespace(choices={})).choices.values()]
+        return [action.dest for parser in parsers for action in parser._actions]
 
 
 class DyDiffCLI(LightningCLI):
@@ -46,11 +53,14 @@ class DyDiffCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name.
+        run: Whether to run the command after parsing it.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
-        self.parts: list[Part] = []
-        self.seconds: dict[str, float] = {}
+    part: Part | None = None
+    parts: Parts
+
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+        self._runs = run
         super().__init__(
             L.LightningModule,
             OfflineDataModule,
@@ -69,102 +79,86 @@ class DyDiffCLI(LightningCLI):
         return {"fit": skipped, "validate": skipped, "test": skipped}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = Parser(**kwargs)
+        parser = Parser(**kwargs, allow_abbrev=False)
         parser.add_argument("-c", "--config", action="config", help="A YAML file; later ones and options override it.")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
         parser.add_subclass_arguments(
-            L.Callback, "rollout", required=False, help="The callback that feeds synthetic data; null trains without."
+            L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
         )
+        parser.set_defaults({"rollout": NO_ROLLOUT})
         parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
         parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
         parser.add_instantiator(self._make_synthesizer, Synthesizer)
 
-    # ------------------------------------------------------------------ before anything is instantiated
+    def _make_synthesizer(self, *args: Any, **kwargs: Any) -> Synthesizer:
+        return self.parts.make_synthesizer(*args, **kwargs)
+
+    # --- before anything is made
+
+    def _set_seed(self) -> None:
+        if self._runs:  # parsing a part's config must not touch the run's random numbers
+            super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        if self.subcommand is None:
+        if not self._runs:
             return
         config = self._config
-        self.source = _make_source(config.data.init_args.source)
+        self.source = make_source(config.data.init_args.source)
         if self.subcommand != "fit":
-            config.rollout = None
+            config.rollout = Namespace(NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return
         self.name = Path(str(config.config[0])).stem if config.config else "run"
-        self.part = None
-        if _is_part(config):
-            directory = part_directory(self.name, config, self.source, config.runs_dir)
-            self.part = Part(self.name, directory, Path(self.name))
+        if issubclass(class_of(config.model), PretrainedModule):
+            self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
             if self.part.trained:
                 console.print(f"Already trained: {self.part.weights}. Delete it to train it again.")
                 raise SystemExit(0)
+        options = tuple(f"--trainer.{key}={_text(config.trainer[key])}" for key in _INHERITED if config.trainer[key] is not None)
+        self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
         if config.trainer.logger in (None, True):
             config.trainer.logger = self._logger()
 
     def _logger(self) -> Namespace:
+        where = {"save_dir": self._config.runs_dir, "name": self.name}
         if self.part is not None:
             where = {"save_dir": str(self.part.directory), "name": "", "version": ""}
-        else:
-            where = {"save_dir": self._config.runs_dir, "name": self.name}
-        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": where}
         parser = ArgumentParser()
-        parser.add_subclass_arguments(L.pytorch.loggers.Logger, "logger")
+        parser.add_subclass_arguments(Logger, "logger")
+        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": where}
         return parser.parse_object({"logger": logger}).logger
 
-    def _make_synthesizer(self, synthesizer_class: type[Synthesizer], *args: Any, **kwargs: Any) -> Synthesizer:
-        """Pass modules, still untrained, for the parts that the config names by path."""
-        for argument, value in kwargs.items():
-            if isinstance(value, Path_fr):
-                kwargs[argument] = self._add_part(Path(value.absolute))
-        return synthesizer_class(*args, **kwargs)
-
-    def _add_part(self, path: Path) -> PretrainedModule:
-        config = self.parser.parse_args(self._part_arguments(path)).fit
-        module = untrained_module(config, self.source, path)
-        directory = part_directory(path.stem, config, self.source, self._config.runs_dir)
-        self.parts.append(Part(path.stem, directory, path, module))
-        return module
-
-    def _part_arguments(self, path: Path) -> list[str]:
-        """The command that trains a part: its own config, this run's dataset, folder and devices."""
-        config = self._config
-        arguments = ["fit", "--config", str(path), "--runs_dir", config.runs_dir]
-        arguments += ["--data.init_args.source", json.dumps(plain(config.data.init_args.source))]
-        for key in _INHERITED:
-            value = config.trainer[key]
-            if value is not None:
-                arguments += [f"--trainer.{key}", json.dumps(plain(value)) if value is not str(value) else value]
-        return arguments
+    def instantiate_classes(self) -> None:
+        if self._runs:
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
-        callbacks = [*(trainer.callbacks or []), *([rollout] if rollout else [])]
+        callbacks = [*(trainer.callbacks or []), rollout]
         if trainer.enable_progress_bar is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         trainer.callbacks = callbacks
         return super().instantiate_trainer(**kwargs)
 
-    # ------------------------------------------------------------------ around fit
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._runs:
+            super()._run_subcommand(subcommand)
+
+    # --- around fit
 
     def before_fit(self) -> None:
         self.source.load()
         self._print_plan()
-        for part in self.parts:
-            if not part.trained:
-                begin = time.perf_counter()
-                DyDiffCLI(self._part_arguments(part.config_path))
-                self.seconds[part.name] = time.perf_counter() - begin
-            assert part.module is not None
-            load_weights(part.module, part.weights)
+        self.seconds = self.parts.train_and_load(DyDiffCLI)
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         self.begin = time.perf_counter()
 
     def _print_plan(self) -> None:
-        if not self._shown:
+        if not self.trainer.is_global_zero or self.part is not None:
             return
         table = Table("stage", "", "where", title="Plan", title_justify="left")
         for part in self.parts:
@@ -182,22 +176,24 @@ class DyDiffCLI(LightningCLI):
         if self.trainer.interrupted:
             return
         if self.part is not None:
-            checkpoint = self.trainer.checkpoint_callback
-            best = getattr(checkpoint, "best_model_path", "")
-            if not best:
-                raise UserError(f"'{self.name}' kept no best weights: its trainer needs a ModelCheckpoint with 'monitor'.")
-            if self.trainer.is_global_zero:
-                publish(Path(best), self.part.weights)
-            self.trainer.strategy.barrier()
-            if self._shown:
-                loss = float(checkpoint.best_model_score)  # type: ignore[union-attr, arg-type]
-                console.print(f"{self.name}: best holdout loss {loss:.5g} after {seconds:.0f} s, kept in {self.part.weights}")
-        elif self._shown:
+            self._publish(self.part, seconds)
+        elif self.trainer.is_global_zero:
             self._print_result(seconds)
+
+    def _publish(self, part: Part, seconds: float) -> None:
+        checkpoint = self.trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "")
+        if not best:
+            raise UserError(f"'{part.name}' kept no best weights: its trainer needs a ModelCheckpoint with 'monitor'.")
+        if self.trainer.is_global_zero:
+            publish(Path(best), part.weights)
+            loss = float(checkpoint.best_model_score)  # type: ignore[union-attr, arg-type]
+            console.print(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
+        self.trainer.strategy.barrier()
 
     def _print_result(self, seconds: float) -> None:
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        table = Table("", "", title="Result", title_justify="left", show_header=False)
+        table = Table(title="Result", title_justify="left", show_header=False)
         if "eval/score" in metrics:
             table.add_row("normalised score", f"{metrics['eval/score']:.1f} ± {metrics['eval/score_std']:.1f} over episodes")
             table.add_row("return", f"{metrics['eval/return']:.1f} ± {metrics['eval/return_std']:.1f}")
@@ -209,26 +205,54 @@ class DyDiffCLI(LightningCLI):
         table.add_row("time", ", ".join(f"{name} {value:.0f} s" for name, value in stages.items()))
         console.print(table)
 
-    # ------------------------------------------------------------------ small helpers
-
     @property
     def _config(self) -> Namespace:
         return self.config[self.subcommand]
 
-    @property
-    def _shown(self) -> bool:
-        return self.trainer.is_global_zero
+
+def parse_fit(args: Sequence[str]) -> Namespace:
+    """The config of a ``fit`` command, defaults filled in; nothing is run."""
+    return DyDiffCLI(args, run=False).config.fit
 
 
-def _is_part(config: Namespace) -> bool:
-    module_name, _, class_name = str(config.model.class_path).rpartition(".")
-    return issubclass(getattr(sys.modules[module_name], class_name), PretrainedModule)
-
-
-def _make_source(config: Namespace) -> EpisodeSource:
+def make_source(config: Namespace) -> EpisodeSource:
+    """The dataset source of a parsed config."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(EpisodeSource, "source")
+    parser.add_subclass_arguments(EpisodeSource, "source", required=True)
     return parser.instantiate_classes(parser.parse_object({"source": plain(config)})).source
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(plain(value))
+
+
+def analyze(args: Sequence[str]) -> None:
+    """``analyze``: model error over the horizon, with the parts trained or found as for ``fit``."""
+    parser = Parser(prog="dydiff analyze", description=horizon_error.__doc__)
+    parser.add_argument("-c", "--config", action="config")
+    parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
+    parser.add_function_arguments(horizon_error, skip={"agent"}, sub_configs=True)
+    parser.add_subclass_arguments(Agent, "agent", required=False)
+    for dim in ("obs_dim", "act_dim"):
+        parser.link_arguments(
+            "source", f"agent.init_args.{dim}", lambda source, dim=dim: getattr(source.task, dim), apply_on="instantiate"
+        )
+    config = parser.parse_args(list(args))
+    parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
+    parser.add_instantiator(parts.make_synthesizer, Synthesizer)
+    made = parser.instantiate_classes(config)
+    parts.train_and_load(DyDiffCLI)
+    horizon_error(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
+
+
+def _replacing_rollout(args: Sequence[str]) -> list[str]:
+    """Let ``--rollout`` replace the config's rollout whole: settings of another kind of data must not leak into it."""
+    expanded: list[str] = []
+    for argument in args:
+        if argument == "--rollout" or argument.startswith("--rollout="):
+            expanded += ["--rollout", NO_ROLLOUT["class_path"]]
+        expanded.append(argument)
+    return expanded
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -241,9 +265,17 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 where the user can mend what is wrong.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are gathered, not loaded
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
     try:
-        DyDiffCLI(sys.argv[1:] if args is None else args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        arguments = _replacing_rollout(sys.argv[1:] if args is None else args)
+        if arguments[:1] == ["analyze"]:
+            analyze(arguments[1:])
+        else:
+            DyDiffCLI(arguments)
+    except Exception as error:
+        mendable = user_error(error)
+        if mendable is None:
+            raise
+        print(f"error: {mendable}", file=sys.stderr)
         return 2
     return 0

@@ -1,5 +1,51 @@
-"""Parser errors as one line for people."""
+"""The parser's errors as one line for people, with the right keys named."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+
+from dydiff.errors import UserError, did_you_mean
+
+_BOOKKEEPING = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Given value|-? ?Expected a <class 'NoneType'>|Problem with given class_path|Parser key"
+)
 
 
-def explain(message: str) -> str:
-    return message
+def explain(message: str, known_keys: Iterable[str] = ()) -> str:
+    """A parser's message in one line.
+
+    Args:
+        message: What jsonargparse says; nested over many lines where a class has a wrong argument.
+        known_keys: All keys of the command, to suggest from.
+    """
+    if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: -*([\w.]+)", message):
+        key = unknown[1] or unknown[2]
+        known = {known for known in known_keys if known.count(".") <= key.count(".")}
+        return f"Unknown key '{key}'.{did_you_mean(key, known)}"
+    where = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    classes = re.findall(r"Problem with given class_path '([^']+)'", message)
+    if unknown := re.search(r"Option '([^']+)' is not accepted", message):
+        suggestion = did_you_mean(unknown[1], _arguments(classes[-1])) if classes else ""
+        return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
+    if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
+        classes = [name for name, _ in inspect.getmembers(importlib.import_module(missing[1]), inspect.isclass)]
+        return f"No class '{missing[2]}' in {missing[1]}.{did_you_mean(missing[2], classes)}"
+    told = [line.strip(" -") for line in message.splitlines() if not _BOOKKEEPING.match(line.strip(" -"))]
+    told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
+    return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
+
+
+def _arguments(class_path: str) -> list[str]:
+    """Names of all arguments of a class, those that it passes on to its bases included."""
+    module, _, name = class_path.rpartition(".")
+    classes = getattr(importlib.import_module(module), name).__mro__ if module else ()
+    signatures = [inspect.signature(each.__init__) for each in classes if "__init__" in vars(each) and each is not object]
+    return sorted({argument for signature in signatures for argument in signature.parameters} - {"self", "args", "kwargs"})
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The :class:`UserError` that a library wrapped into its own errors, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

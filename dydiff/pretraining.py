@@ -1,20 +1,25 @@
-"""The parts that a run needs trained first: which there are, where they lie, and under which key."""
+"""The parts that a run needs trained first: which there are, under which key they lie, and how to get them trained."""
 
 import hashlib
 import importlib
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import Path_fr
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
-from dydiff.models.pretrained import PretrainedModule
+from dydiff.models.pretrained import PretrainedModule, load_weights
+from dydiff.rollout.base import Synthesizer
 
-# What a part is trained on or shown with does not change what it is.
-_MACHINE_KEYS = (
+# What a part is trained with does not change what it is.
+_MACHINE_KEYS = {
     "accelerator",
     "devices",
     "num_nodes",
@@ -25,24 +30,24 @@ _MACHINE_KEYS = (
     "enable_checkpointing",
     "enable_model_summary",
     "log_every_n_steps",
-)
+}
 
 
 @dataclass
 class Part:
-    """A pretrained part of a run.
+    """A pretrained part.
 
     Attributes:
         name: Its config's file name, without the ending.
         directory: Where it lies: named by the part, the dataset, and the key of both.
-        config_path: The config that trains it.
         module: The module that its weights go into; ``None`` where the part is itself what a command trains.
+        command: The arguments that train it.
     """
 
     name: str
     directory: Path
-    config_path: Path
     module: PretrainedModule | None = None
+    command: tuple[str, ...] = ()
 
     @property
     def weights(self) -> Path:
@@ -52,6 +57,67 @@ class Part:
     @property
     def trained(self) -> bool:
         return self.weights.is_file()
+
+
+class Parts(list[Part]):
+    """The parts that the synthesizers of one run name by the paths of their configs.
+
+    Args:
+        source: The run's dataset.
+        source_config: Its config, for the commands that train the parts.
+        runs_dir: Folder of all runs.
+        parse: Parses a command of ``fit`` without running it.
+        options: Further options of those commands.
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        source_config: Namespace,
+        runs_dir: str,
+        parse: Callable[[list[str]], Namespace],
+        options: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.runs_dir = runs_dir
+        self._parse = parse
+        self._options = ("--runs_dir", runs_dir, "--data.init_args.source", json.dumps(plain(source_config)), *options)
+
+    def make_synthesizer(self, synthesizer_class: type[Synthesizer], *args: Any, **kwargs: Any) -> Synthesizer:
+        """A synthesizer with modules, still untrained, in the place of config paths."""
+        for argument, value in kwargs.items():
+            if isinstance(value, Path_fr):
+                kwargs[argument] = self._module(Path(value.absolute))
+        return synthesizer_class(*args, **kwargs)
+
+    def _module(self, path: Path) -> PretrainedModule:
+        command = ("fit", "--config", str(path), *self._options)
+        config = self._parse(list(command))
+        directory = part_directory(path.stem, config, self.source, self.runs_dir)
+        known = next((part.module for part in self if part.directory == directory), None)
+        if known is not None:
+            return known
+        with torch.random.fork_rng():  # the agent's first weights are the same with and without parts
+            module = _untrained_module(config, self.source, path)
+        self.append(Part(path.stem, directory, module, command))
+        return module
+
+    def train_and_load(self, run: Callable[[list[str]], object]) -> dict[str, float]:
+        """Train by ``run(command)`` what no earlier run has trained, and load all weights.
+
+        Returns:
+            Seconds of each part that had to be trained.
+        """
+        seconds = {}
+        for part in self:
+            if not part.trained:
+                begin = time.perf_counter()
+                run(list(part.command))
+                seconds[part.name] = time.perf_counter() - begin
+            assert part.module is not None
+            load_weights(part.module, part.weights)
+        return seconds
 
 
 def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir: str) -> Path:
@@ -78,18 +144,18 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
     return Path(runs_dir) / "parts" / f"{name}-{source.name}-{key}"
 
 
-def untrained_module(config: Namespace, source: EpisodeSource, config_path: Path) -> PretrainedModule:
-    """The module of a part's config, with the dimensions of the dataset's task.
-
-    Raises:
-        UserError: The config is not that of a part.
-    """
-    module_name, _, class_name = str(config.model.class_path).rpartition(".")
-    module_class = getattr(importlib.import_module(module_name), class_name)
+def _untrained_module(config: Namespace, source: EpisodeSource, path: Path) -> PretrainedModule:
+    module_class = class_of(config.model)
     if not issubclass(module_class, PretrainedModule):
-        raise UserError(f"{config_path} trains a {class_name}, not a model that a synthesizer can use.")
-    arguments = {**config.model.init_args.as_dict(), "obs_dim": source.task.obs_dim, "act_dim": source.task.act_dim}
-    return module_class(**arguments)
+        raise UserError(f"{path} trains a {module_class.__name__}, not a model that a synthesizer can use.")
+    dims = {"obs_dim": source.task.obs_dim, "act_dim": source.task.act_dim}
+    return module_class(**{**plain(config.model.init_args), **dims})
+
+
+def class_of(config: Namespace) -> type:
+    """The class that a config's ``class_path`` names."""
+    module_name, _, class_name = str(config.class_path).rpartition(".")
+    return getattr(importlib.import_module(module_name), class_name)
 
 
 def plain(value: Any) -> Any:

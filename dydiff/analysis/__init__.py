@@ -1,0 +1,1 @@
+"""What the models and rollouts are worth, measured against the real environment."""

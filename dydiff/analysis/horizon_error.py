@@ -1,0 +1,197 @@
+"""Model error over the horizon, against the real environment (the paper's Fig. 3)."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dydiff.agents.base import Agent
+from dydiff.data.episodes import Episodes, EpisodeSource
+from dydiff.data.tasks import Task
+from dydiff.envs.replay import replay, restorable
+from dydiff.errors import UserError
+from dydiff.rollout.base import Policy, Synthesizer
+
+
+class Curve(NamedTuple):
+    """Errors of one way to make states, for one way to choose actions.
+
+    Attributes:
+        actions: Whose actions: ``recorded`` or ``policy``.
+        synthesizer: Its name.
+        errors: Squared error of the standardised states, mean over dimensions, ``[W, L]``; NaN after the real episode
+            has ended.
+    """
+
+    actions: str
+    synthesizer: str
+    errors: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over windows, ``[L]``."""
+        return self.errors.nanmean(0)
+
+    @property
+    def median(self) -> Tensor:
+        """Median over windows, ``[L]``."""
+        return self.errors.nanmedian(0).values
+
+
+class RecordedActions:
+    """A policy that replays actions ``[N, L, A]`` whatever it is shown: one step a call, or all steps at once."""
+
+    def __init__(self, act: Tensor) -> None:
+        self.act = act
+        self.step = 0
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        count, steps = self.act.shape[:2]
+        if len(obs) == count * steps and steps > 1:
+            return self.act.flatten(0, 1)
+        self.step += 1
+        return self.act[:, min(self.step, steps) - 1]
+
+
+def measure(
+    synthesizers: dict[str, Synthesizer],
+    task: Task,
+    episodes: Episodes,
+    horizon: int,
+    policy: Policy | None = None,
+    num_windows: int = 1000,
+    seed: int = 0,
+) -> list[Curve]:
+    """Roll out each synthesizer from held-out states, and compare with the same actions in the real environment.
+
+    Args:
+        synthesizers: By name; all make trajectories of ``horizon`` steps or more.
+        task: Their task; its environment is the truth.
+        episodes: Where the windows come from; not the models' training episodes.
+        horizon: Steps compared.
+        policy: A policy to measure with besides the recorded actions.
+        num_windows: Windows, spread over the episodes.
+        seed: Seed of the windows and of each synthesizer.
+
+    Raises:
+        UserError: No episode is long enough.
+    """
+    starts = episodes.window_starts(horizon)
+    windows = episodes.windows(starts, horizon)
+    usable = starts[windows.valid.all(1) & restorable(windows.obs[:, 0])]
+    if len(usable) == 0:
+        raise UserError(f"No held-out episode has {horizon} steps: shorten the rollouts or hold out more.")
+    chosen = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))[:num_windows]
+    windows = episodes.windows(usable[chosen], horizon)
+    scale = episodes.transitions.obs.std(0, correction=0) + 1e-6
+    policies: dict[str, Callable[[], Policy]] = {"recorded": lambda: RecordedActions(windows.act)}
+    if policy is not None:
+        policies["policy"] = lambda: policy
+    curves = []
+    for actions, make_policy in policies.items():
+        for name, synthesizer in synthesizers.items():
+            synthesizer.terminated = task.terminated  # type: ignore[assignment]
+            generator = torch.Generator().manual_seed(seed)
+            made = synthesizer.synthesize(make_policy(), windows.obs[:, 0], generator)[0]
+            # the last actions may be the policy's answer to states that were corrected since: replay what was made
+            truth, valid = replay(task, windows.obs[:, 0], made.act[:, :horizon])
+            errors = ((made.obs[:, 1:horizon] - truth[:, 1:horizon]) / scale).square().mean(-1)
+            curves.append(Curve(actions, name, errors.masked_fill(~valid[:, : horizon - 1], torch.nan)))
+    return curves
+
+
+def crossing(curve: Curve, reference: Curve) -> int | None:
+    """First step from which the curve's mean error stays below the reference's, or ``None``."""
+    below = curve.mean < reference.mean
+    if not bool(below[-1]):
+        return None
+    above = (~below).nonzero()
+    return 1 if len(above) == 0 else int(above[-1]) + 2
+
+
+def write_csv(curves: list[Curve], path: Path) -> None:
+    """One row for each step: ``actions, synthesizer, step, mean, median, windows``."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["actions", "synthesizer", "step", "mean", "median", "windows"])
+        for curve in curves:
+            counts = curve.errors.isfinite().sum(0)
+            for step, values in enumerate(zip(curve.mean, curve.median, counts, strict=True), start=1):
+                mean, median, count = (value.item() for value in values)
+                rows.writerow([curve.actions, curve.synthesizer, step, f"{mean:.6g}", f"{median:.6g}", count])
+    part.replace(path)
+
+
+def plot(curves: list[Curve], path: Path, title: str) -> None:
+    """Mean (solid) and median (dashed) error over the horizon, a panel for each kind of actions."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(curve.actions for curve in curves))
+    names = list(dict.fromkeys(curve.synthesizer for curve in curves))
+    figure = Figure(figsize=(5.5 * len(kinds), 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
+        for curve in (curve for curve in curves if curve.actions == kind):
+            steps, colour = range(1, len(curve.mean) + 1), f"C{names.index(curve.synthesizer)}"
+            axes.plot(steps, curve.mean, color=colour, label=curve.synthesizer)
+            axes.plot(steps, curve.median, color=colour, linestyle="--", linewidth=1)
+        axes.set(yscale="log", xlabel="step", title=f"{kind} actions")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("squared error of standardised states\nmean (solid), median (dashed)")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def horizon_error(
+    source: EpisodeSource,
+    synthesizers: dict[str, Synthesizer],
+    horizon: int = 32,
+    agent: Agent | None = None,
+    checkpoint: str | None = None,
+    num_windows: int = 1000,
+    holdout_fraction: float = 0.1,
+    seed: int = 0,
+    out: str = "runs/horizon_error",
+) -> None:
+    """Measure model error over the horizon against the real environment, as the paper's Fig. 3.
+
+    Writes ``<out>/<dataset>.csv`` and ``<out>/<dataset>.png``, and prints where curves cross the first synthesizer's.
+
+    Args:
+        source: The dataset; its held-out episodes give the start states and the recorded actions.
+        synthesizers: What to compare, by name.
+        horizon: Steps compared, at most each synthesizer's ``rollout_length``.
+        agent: An agent whose policy is measured besides the recorded actions.
+        checkpoint: Its checkpoint.
+        num_windows: Windows, spread over the held-out episodes.
+        holdout_fraction: The parts' own, so that the windows are held out for them.
+        seed: Seed of windows and rollouts.
+        out: Folder of the results.
+
+    Raises:
+        UserError: An agent without a checkpoint, or no episode that is long enough.
+    """
+    if agent is not None:
+        if checkpoint is None:
+            raise UserError("An agent to measure with needs its 'checkpoint'.")
+        agent.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    held_out = source.load().split(holdout_fraction)[1]
+    with torch.no_grad():
+        curves = measure(synthesizers, source.task, held_out, horizon, agent and agent.act, num_windows, seed)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(curves, folder / f"{source.name}.csv")
+    plot(curves, folder / f"{source.name}.png", source.name)
+    for curve in curves:
+        reference = next(first for first in curves if first.actions == curve.actions)
+        where = crossing(curve, reference)
+        crossed = "" if curve is reference else f", below {reference.synthesizer} from step {where or 'never'} on"
+        print(
+            f"{curve.actions:9} {curve.synthesizer:24} mean {curve.errors.nanmean():.4f} "
+            f"median {curve.errors.nanmedian():.4f} last step {curve.mean[-1]:.4f}{crossed}"
+        )
+    print(f"Written to {folder / source.name}.csv and .png")

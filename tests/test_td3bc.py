@@ -1,0 +1,127 @@
+"""TD3BC against CORL's numbers, and what an update may change."""
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dydiff.agents.td3bc import TD3BC
+from dydiff.data.episodes import Transitions
+from dydiff.data.tasks import HOPPER
+
+
+class _Batches(L.LightningDataModule):
+    """Given minibatches, ``updates_per_step`` a training step, on identity-normalised states."""
+
+    task = HOPPER
+
+    def __init__(self, batches, updates_per_step):
+        super().__init__()
+        self.stacks = [
+            batches.at(slice(first, first + updates_per_step))
+            for first in range(0, len(batches.reward), updates_per_step)
+        ]
+
+        class Identity:
+            obs = torch.stack([-torch.ones(batches.obs.shape[-1]), torch.ones(batches.obs.shape[-1])])
+
+        self.episodes = type("Episodes", (), {"transitions": Identity})
+
+    def train_dataloader(self):
+        return DataLoader(self.stacks, batch_size=None)
+
+
+def train(agent, batches, updates_per_step=1):
+    losses = []
+
+    class Record(L.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            losses.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Record()],
+    )  # fmt: skip
+    trainer.fit(agent, datamodule=_Batches(batches, updates_per_step))
+    return losses
+
+
+def golden_agent(golden):
+    agent = TD3BC(5, 2, hidden_sizes=(16, 16), policy_noise=0.0)
+    load_actor(agent.actor, golden, "init/actor")
+    load_actor(agent.target_actor, golden, "init/actor")
+    for member, name in enumerate(("init/critic_1", "init/critic_2")):
+        for critics in (agent.critics, agent.target_critics):
+            for layer, index in zip(critics.layers, (0, 2, 4), strict=True):
+                layer.weight.data[member] = golden[f"{name}/{index}.weight"].T
+                layer.bias.data[member, 0] = golden[f"{name}/{index}.bias"]
+    # the golden states are used as they are
+    agent.normalizer.fit_standard = lambda obs: None
+    batches = Transitions(
+        *(golden[f"batch/{key}"] for key in ("observations", "actions", "rewards", "next_observations", "terminals"))
+    )
+    return agent, batches._replace(terminal=batches.terminal.bool())
+
+
+def load_actor(actor, golden, name):
+    for index in (0, 2, 4):
+        actor[index].weight.data.copy_(golden[f"{name}/{index}.weight"])
+        actor[index].bias.data.copy_(golden[f"{name}/{index}.bias"])
+
+
+@pytest.mark.parametrize("updates_per_step", [1, 2, 6])
+def test_six_updates_equal_corl(golden, updates_per_step):
+    g = golden("td3bc")
+    agent, batches = golden_agent(g)
+    losses = train(agent, batches, updates_per_step)
+    if updates_per_step == 1:
+        critic = torch.tensor([step["train/critic_loss"] for step in losses])
+        torch.testing.assert_close(critic, g["critic_loss"].float(), atol=1e-5, rtol=1e-5)
+        actor = torch.tensor([losses[step]["train/actor_loss"] for step in (1, 3, 5)])
+        torch.testing.assert_close(actor, g["actor_loss"].float()[[1, 3, 5]], atol=1e-5, rtol=1e-5)
+    assert agent.num_updates == 6
+    for actor, name in ((agent.actor, "actor"), (agent.target_actor, "actor_target")):
+        for index in (0, 2, 4):
+            torch.testing.assert_close(actor[index].weight, g[f"final/{name}/{index}.weight"], atol=1e-5, rtol=0)
+            torch.testing.assert_close(actor[index].bias, g[f"final/{name}/{index}.bias"], atol=1e-5, rtol=0)
+    for critics, suffix in ((agent.critics, ""), (agent.target_critics, "_target")):
+        for member in (0, 1):
+            for layer, index in zip(critics.layers, (0, 2, 4), strict=True):
+                name = f"final/critic_{member + 1}{suffix}/{index}"
+                torch.testing.assert_close(layer.weight[member].T, g[f"{name}.weight"], atol=1e-5, rtol=0)
+                torch.testing.assert_close(layer.bias[member, 0], g[f"{name}.bias"], atol=1e-5, rtol=0)
+
+
+def test_terminal_stops_the_bootstrap_and_timeout_does_not():
+    agent = TD3BC(5, 2, policy_noise=0.0)
+    batch = Transitions(torch.randn(4, 5), torch.rand(4, 2), torch.randn(4), torch.randn(4, 5), torch.ones(4).bool())
+    q = agent.q_values(agent.critics, batch.obs, batch.act)
+    torch.testing.assert_close(agent.critic_loss(batch)[0], (q - batch.reward).square().mean(1).sum())
+    alive = batch._replace(terminal=torch.zeros(4).bool())
+    next_q = agent.q_values(agent.target_critics, batch.next_obs, agent.target_actor(batch.next_obs)).min(0).values
+    target = batch.reward + 0.99 * next_q
+    torch.testing.assert_close(agent.critic_loss(alive)[0], (q - target).square().mean(1).sum())
+
+
+def test_learns_the_best_action_of_a_bandit():
+    """One state, reward -(a - 0.5)^2, actions of the data uniform: with a large alpha the actor must go to 0.5."""
+    agent = TD3BC(2, 1, hidden_sizes=(32, 32), alpha=50.0, gamma=0.0, lr=3e-3)
+    act = torch.rand(400, 64, 1) * 2 - 1
+    states = torch.zeros(400, 64, 2)
+    batches = Transitions(states, act, -(act[..., 0] - 0.5).square(), states, torch.ones(400, 64).bool())
+    train(agent, batches, updates_per_step=50)
+    assert agent.act(torch.zeros(1, 2)).item() == pytest.approx(0.5, abs=0.15)
+
+
+def test_rescaled_observations_give_the_same_policy():
+    """The normalizer is fitted to the data, so units of measurement cannot matter."""
+    torch.manual_seed(3)
+    obs, act = torch.randn(500, 4), torch.rand(500, 2)
+    agents = []
+    for scale, shift in ((1.0, 0.0), (1000.0, -7.0)):
+        torch.manual_seed(5)
+        agent = TD3BC(4, 2)
+        agent.normalizer.fit_standard(obs * scale + shift, floor=0.0)
+        agents.append(agent.act(obs * scale + shift))
+    torch.testing.assert_close(*agents, atol=1e-4, rtol=1e-4)
+    assert act.shape == agents[0].shape
