@@ -19,17 +19,18 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
-from dydiff.agents.base import Agent
+from dydiff.agents.base import Agent, check_task
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
 from dydiff.messages import explain, user_error
-from dydiff.models.pretrained import PretrainedModule, publish
+from dydiff.models.pretrained import PretrainedModule, publish, read_checkpoint
 from dydiff.pretraining import Part, Parts, class_of, part_directory, plain
 from dydiff.rollout.base import Synthesizer
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+_KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")  # Lightning's own words for --ckpt_path
 NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 console = Console(highlight=False, soft_wrap=True)
 
@@ -102,11 +103,20 @@ class DyDiffCLI(LightningCLI):
         if self._runs:  # parsing a part's config must not touch the run's random numbers
             super()._set_seed()
 
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        self.checkpoint = None
+        if path is not None and path not in _KNOWN_CHECKPOINTS:
+            self.checkpoint = read_checkpoint(Path(path))
+        super()._parse_ckpt_path()
+
     def before_instantiate_classes(self) -> None:
         if not self._runs:
             return
         config = self._config
         self.source = make_source(config.data.init_args.source)
+        if self.checkpoint is not None and issubclass(class_of(config.model), Agent):
+            check_task(self.checkpoint, self.source.task)
         if self.subcommand != "fit":
             config.rollout = Namespace(NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
@@ -117,7 +127,9 @@ class DyDiffCLI(LightningCLI):
             if self.part.trained:
                 console.print(f"Already trained: {self.part.weights}. Delete it to train it again.")
                 raise SystemExit(0)
-        options = tuple(f"--trainer.{key}={_text(config.trainer[key])}" for key in _INHERITED if config.trainer[key] is not None)
+        options = tuple(
+            f"--trainer.{key}={_text(config.trainer[key])}" for key in _INHERITED if config.trainer[key] is not None
+        )
         self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
         if config.trainer.logger in (None, True):
             config.trainer.logger = self._logger()
@@ -195,7 +207,9 @@ class DyDiffCLI(LightningCLI):
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         table = Table(title="Result", title_justify="left", show_header=False)
         if "eval/score" in metrics:
-            table.add_row("normalised score", f"{metrics['eval/score']:.1f} ± {metrics['eval/score_std']:.1f} over episodes")
+            table.add_row(
+                "normalised score", f"{metrics['eval/score']:.1f} ± {metrics['eval/score_std']:.1f} over episodes"
+            )
             table.add_row("return", f"{metrics['eval/return']:.1f} ± {metrics['eval/return_std']:.1f}")
         checkpoint = self.trainer.checkpoint_callback
         table.add_row("checkpoint", str(getattr(checkpoint, "last_model_path", "") or "none"))
@@ -235,7 +249,10 @@ def analyze(args: Sequence[str]) -> None:
     parser.add_subclass_arguments(Agent, "agent", required=False)
     for dim in ("obs_dim", "act_dim"):
         parser.link_arguments(
-            "source", f"agent.init_args.{dim}", lambda source, dim=dim: getattr(source.task, dim), apply_on="instantiate"
+            "source",
+            f"agent.init_args.{dim}",
+            lambda source, dim=dim: getattr(source.task, dim),
+            apply_on="instantiate",
         )
     config = parser.parse_args(list(args))
     parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)

@@ -40,8 +40,12 @@ def _arguments(class_path: str) -> list[str]:
     """Names of all arguments of a class, those that it passes on to its bases included."""
     module, _, name = class_path.rpartition(".")
     classes = getattr(importlib.import_module(module), name).__mro__ if module else ()
-    signatures = [inspect.signature(each.__init__) for each in classes if "__init__" in vars(each) and each is not object]
-    return sorted({argument for signature in signatures for argument in signature.parameters} - {"self", "args", "kwargs"})
+    signatures = [
+        inspect.signature(each.__init__) for each in classes if "__init__" in vars(each) and each is not object
+    ]
+    return sorted(
+        {argument for signature in signatures for argument in signature.parameters} - {"self", "args", "kwargs"}
+    )
 
 
 def user_error(error: BaseException | None) -> UserError | None:

@@ -11,7 +11,7 @@ from dydiff.data import d4rl
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.d4rl import D4RLSource, cached_file
 from dydiff.data.episodes import Episodes, Trajectories, Transitions
-from dydiff.data.tasks import DATASETS, TASKS, HOPPER, RemoteDataset, find_dataset
+from dydiff.data.tasks import DATASETS, HOPPER, TASKS, RemoteDataset, find_dataset
 from dydiff.errors import UserError
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dydiff.data.episodes import Transitions
 from dydiff.data.mixed import MixedDataModule
+from dydiff.data.tasks import Task
 from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
 from dydiff.errors import UserError
@@ -98,11 +99,14 @@ class Agent(L.LightningModule, ABC):
         checkpoint["task"] = self.data.task.name
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another task's checkpoint.
+        check_task(checkpoint, self.data.task)
 
-        Raises:
-            UserError: The checkpoint is of another task.
-        """
-        task = checkpoint.get("task")
-        if task != self.data.task.name:
-            raise UserError(f"The checkpoint is of the task '{task}', the data of '{self.data.task.name}'.")
+
+def check_task(checkpoint: dict[str, Any], task: Task) -> None:
+    """Refuse another task's checkpoint.
+
+    Raises:
+        UserError: The checkpoint is of another task.
+    """
+    if checkpoint.get("task") != task.name:
+        raise UserError(f"The checkpoint is of the task '{checkpoint.get('task')}', the data of '{task.name}'.")

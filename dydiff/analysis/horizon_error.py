@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dydiff.agents.base import Agent
+from dydiff.agents.base import Agent, check_task
 from dydiff.data.episodes import Episodes, EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import replay, restorable
 from dydiff.errors import UserError
+from dydiff.models.pretrained import read_checkpoint
 from dydiff.rollout.base import Policy, Synthesizer
 
 
@@ -178,7 +179,9 @@ def horizon_error(
     if agent is not None:
         if checkpoint is None:
             raise UserError("An agent to measure with needs its 'checkpoint'.")
-        agent.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        content = read_checkpoint(Path(checkpoint))
+        check_task(content, source.task)
+        agent.load_state_dict(content["state_dict"])
     held_out = source.load().split(holdout_fraction)[1]
     with torch.no_grad():
         curves = measure(synthesizers, source.task, held_out, horizon, agent and agent.act, num_windows, seed)
@@ -189,9 +192,13 @@ def horizon_error(
     for curve in curves:
         reference = next(first for first in curves if first.actions == curve.actions)
         where = crossing(curve, reference)
-        crossed = "" if curve is reference else f", below {reference.synthesizer} from step {where or 'never'} on"
+        crossed = (
+            f", below {reference.synthesizer} from step {where} on"
+            if where
+            else f", never below {reference.synthesizer}"
+        )
         print(
             f"{curve.actions:9} {curve.synthesizer:24} mean {curve.errors.nanmean():.4f} "
-            f"median {curve.errors.nanmedian():.4f} last step {curve.mean[-1]:.4f}{crossed}"
+            f"median {curve.errors.nanmedian():.4f} last step {curve.mean[-1]:.4f}{crossed if curve is not reference else ''}"
         )
     print(f"Written to {folder / source.name}.csv and .png")

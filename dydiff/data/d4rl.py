@@ -88,7 +88,9 @@ class D4RLSource(EpisodeSource):
             raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
         matching = [task for task in TASKS.values() if task.env_id == env_id]
         if self._task is None and not matching:
-            raise UserError(f"{path} does not say which environment it is from: set 'task' to one of {', '.join(TASKS)}.")
+            raise UserError(
+                f"{path} does not say which environment it is from: set 'task' to one of {', '.join(TASKS)}."
+            )
         return self._task or matching[0], bool(contacts)
 
 
@@ -171,7 +173,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         for key, array in arrays.items():
             arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
     except _UNREADABLE as error:
-        raise UserError(f"{path} is damaged or not a readable HDF5 file ({error}). Download or copy it again.") from None
+        raise UserError(
+            f"{path} is damaged or not a readable HDF5 file ({error}). Download or copy it again."
+        ) from None
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]
@@ -193,7 +197,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray], obs_dim: int, act_dim: int
             raise UserError(f"{path}: '{key}' has a value that is not finite in row {row}. Remove its episode.")
     largest = float(np.abs(arrays["actions"]).max())
     if largest > 1 + 1e-4:  # tanh and float32 may overshoot by an ulp
-        raise UserError(f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the action bounds.")
+        raise UserError(
+            f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the action bounds."
+        )
 
 
 def _with_next_observations(

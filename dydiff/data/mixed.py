@@ -104,6 +104,8 @@ class MixedDataModule(OfflineDataModule):
         return {"generator": self.generator.get_state(), "synthetic": self.synthetic.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not hasattr(self, "synthetic"):
+            return  # a saved agent is only scored: no data are needed
         self.generator.set_state(state_dict["generator"])
         self.synthetic.load_state_dict(state_dict["synthetic"])
 

@@ -101,9 +101,7 @@ class DynamicsEnsemble(PretrainedModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         layers = zip(self.network.layers, self.weight_decay, strict=True)
-        groups: list[dict[str, object]] = [
-            {"params": [layer.weight], "weight_decay": decay} for layer, decay in layers
-        ]
+        groups: list[dict[str, object]] = [{"params": [layer.weight], "weight_decay": decay} for layer, decay in layers]
         groups.append({"params": [layer.bias for layer in self.network.layers]})
         groups.append({"params": [self.max_logvar, self.min_logvar]})
         return torch.optim.Adam(groups, self.lr, fused=True)

@@ -108,9 +108,7 @@ class EDMSampler:
         """
 
         def noise() -> Tensor:
-            return torch.randn(
-                condition.shape, generator=generator, dtype=condition.dtype, device=condition.device
-            )
+            return torch.randn(condition.shape, generator=generator, dtype=condition.dtype, device=condition.device)
 
         def score(x: Tensor, sigma: float) -> Tensor:
             levels = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)

@@ -73,17 +73,30 @@ def publish(checkpoint: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, tensors on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: There is no such file, or it is not a checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"No checkpoint at {path.absolute()}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content["state_dict"]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged or not a checkpoint ({reason}). Use another, or train it again.") from None
+    return content
+
+
 def load_weights(module: PretrainedModule, path: Path) -> None:
     """Load published (or Lightning's) weights into ``module`` and freeze it for use.
 
     Raises:
         UserError: The file is not readable, or holds other weights than the module's.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a readable checkpoint ({reason}). Delete it to train it again.") from None
+    state = read_checkpoint(path)["state_dict"]
     expected = module.state_dict()
     wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
     if wrong or len(state) != len(expected):

@@ -61,7 +61,9 @@ class TemporalUNet(nn.Module):
         kernel_size: Of the convolutions over time; odd.
     """
 
-    def __init__(self, dim: int, width: int = 128, multipliers: Sequence[int] = (1, 4, 8), kernel_size: int = 5) -> None:
+    def __init__(
+        self, dim: int, width: int = 128, multipliers: Sequence[int] = (1, 4, 8), kernel_size: int = 5
+    ) -> None:
         super().__init__()
         channels = [width * multiplier for multiplier in multipliers]
         self.stride = 2 ** (len(channels) - 1)

@@ -49,4 +49,4 @@ class Softmax(Filter):
 
     def logits(self, returns: Tensor) -> Tensor:
         """Unnormalised log-probabilities ``[N]`` of returns ``[N]``."""
-        return (returns - returns.mean()) / (returns.std() + 1e-6) / self.temperature
+        return (returns - returns.mean()) / (returns.std(correction=0) + 1e-6) / self.temperature

@@ -1,0 +1,277 @@
+"""Whole runs through the command line, on tiny models."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dydiff.cli import main, parse_fit
+
+CONFIGS = ROOT / "configs"
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")
+
+
+def write_yaml(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def part_config(model, data, **init_args):
+    return {
+        "model": {"class_path": f"dydiff.models.{model}", "init_args": init_args},
+        "data": {
+            "class_path": f"dydiff.data.datamodules.{data}",
+            "init_args": {"batch_size": 16, "batches_per_epoch": 3},
+        },
+        "trainer": {
+            "max_epochs": 2,
+            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "holdout/loss"}}],
+        },
+    }
+
+
+@pytest.fixture
+def place(tmp_path, write_dataset, monkeypatch):
+    """A working directory with a dataset and the configs of a run that takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset((30, 40, 20, 35), name="hopper.hdf5")
+    write_yaml(tmp_path / "pretrain/den.yaml", part_config(
+        "denoiser.Denoiser", "WindowDataModule", horizon=8, width=8, multipliers=[1, 2]))  # fmt: skip
+    write_yaml(tmp_path / "pretrain/dyn.yaml", part_config(
+        "dynamics.DynamicsEnsemble", "TransitionDataModule",
+        num_members=3, num_elites=2, hidden_sizes=[16], weight_decay=[0.0, 0.0]))  # fmt: skip
+    write_yaml(tmp_path / "pretrain/rew.yaml", part_config(
+        "reward.RewardModel", "TransitionDataModule", hidden_sizes=[16]))  # fmt: skip
+    parts = {"denoiser": "pretrain/den.yaml", "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml"}
+    rollout = {
+        "class_path": "callbacks.rollout.SyntheticRollout",
+        "init_args": {
+            "synthesizer": {
+                "class_path": "dydiff.rollout.dydiff.DyDiff",
+                "init_args": {**parts, "rollout_length": 6, "sampler": {"num_steps": 2}},
+            },
+            "filter": {"class_path": "dydiff.rollout.filters.Softmax"},
+            "rollout_batch_size": 25,
+            "chunk_size": 10,
+        },
+    }
+    write_yaml(tmp_path / "rollout.yaml", rollout)
+    run = {
+        "model": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
+        "data": {
+            "class_path": "dydiff.data.mixed.MixedDataModule",
+            "init_args": {
+                "source": {"class_path": "dydiff.data.d4rl.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
+                "batch_size": 20, "updates_per_epoch": 6, "updates_per_step": 3, "num_eval_episodes": 2,
+            },
+        },
+        "rollout": "rollout.yaml",
+        "trainer": {
+            "max_epochs": 3,
+            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}],
+        },
+    }  # fmt: skip
+    write_yaml(tmp_path / "run.yaml", run)
+    return tmp_path
+
+
+def fit(*options):
+    return main(["fit", "--config", "run.yaml", *QUIET, *options])
+
+
+def weights(version):
+    state = torch.load(f"runs/run/version_{version}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return {key: value for key, value in state.items()}
+
+
+def scalars(version):
+    events = EventAccumulator(f"runs/run/version_{version}")
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def parts():
+    return {path.name.split("-")[0]: path for path in Path("runs/parts").iterdir()}
+
+
+def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
+    assert fit() == 0
+    told = capsys.readouterr().out
+    for part in ("den", "dyn", "rew"):
+        assert (parts()[part] / "weights.pt").is_file()
+    assert told.count("train") >= 4 and "normalised score" in told and "last.ckpt" in told
+    assert "MuJoCo 2 contacts restored" in told
+    logged = scalars(0)
+    assert [step for step, _ in logged["train/critic_loss"]] == [3, 6, 9, 12, 15, 18]  # x-axis: gradient updates
+    assert [step for step, _ in logged["rollout/return"]] == [0, 6, 12]
+    for tag in ("return_kept", "length", "kept_share", "buffer_size", "state_change_2", "action_change_1"):
+        assert len(logged[f"rollout/{tag}"]) == 3
+    assert {"train/q_mean", "eval/score", "seconds/rollout", "seconds/evaluation"} <= set(logged)
+    assert [value for _, value in logged["rollout/synthetic_share"]] == pytest.approx([0.4] * 3)
+    sizes = [value for _, value in logged["rollout/buffer_size"]]
+    assert sizes == sorted(sizes) and sizes[0] >= 15
+
+    stamps = {name: (path / "weights.pt").stat().st_mtime_ns for name, path in parts().items()}
+    assert fit() == 0
+    assert "reuse" in capsys.readouterr().out
+    assert {name: (path / "weights.pt").stat().st_mtime_ns for name, path in parts().items()} == stamps
+    # trained or found, the parts make the same agent, to the bit
+    first, second = weights(0), weights(1)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert fit("--seed_everything=1") == 0
+    assert any(not torch.equal(first[key], value) for key, value in weights(2).items())
+
+
+def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset):
+    pretrain = ["fit", "--config", "pretrain/rew.yaml", *QUIET]
+    source = "--data.init_args.source={class_path: dydiff.data.d4rl.D4RLSource, init_args: {path: %s}}"
+    assert main([*pretrain, source % "hopper.hdf5"]) == 0
+    with pytest.raises(SystemExit) as again:
+        main([*pretrain, source % "hopper.hdf5"])
+    assert again.value.code == 0
+    assert main([*pretrain, source % "hopper.hdf5", "--model.init_args.lr=0.01"]) == 0
+    write_dataset((30, 40, 20, 35), name="other.hdf5", seed=5)
+    shutil.move("other.hdf5", "hopper.hdf5")  # the same name, other numbers
+    assert main([*pretrain, source % "hopper.hdf5"]) == 0
+    trained = [path for path in Path("runs/parts").iterdir() if (path / "weights.pt").is_file()]
+    assert len(trained) == 3
+
+
+def test_an_interrupted_part_is_not_taken_for_a_trained_one(place):
+    assert fit() == 0
+    directory = parts()["den"]
+    (directory / "weights.pt").unlink()
+    assert fit() == 0
+    assert (directory / "weights.pt").is_file()
+
+
+def test_rollout_switch_replaces_the_kind_of_data_whole(place):
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    assert not Path("runs/parts").exists()
+    assert not any(tag.startswith("rollout/") for tag in scalars(0))
+    args = ["fit", "--config", str(CONFIGS / "demo.yaml")]
+    config = parse_fit([*args, "--rollout=null", "--rollout", str(CONFIGS / "rollout/autoregressive.yaml")])
+    assert config.rollout.init_args.synthesizer.init_args.rollout_length == 100
+
+
+def test_saved_agent_is_scored_again(place, capsys):
+    assert fit() == 0
+    logged = scalars(0)["eval/score"][-1][1]
+    checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
+    shutil.rmtree("runs/parts")  # scoring needs no part
+    capsys.readouterr()
+    assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
+    told = capsys.readouterr().out
+    shown = float(next(line for line in told.splitlines() if "eval/score " in line).split("│")[2])
+    assert shown == pytest.approx(logged, rel=1e-5)
+    assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
+    assert "eval/score" in capsys.readouterr().out
+    assert not Path("runs/parts").exists()
+
+
+def test_checkpoint_of_another_task_is_refused(place, capsys):
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
+    content = torch.load(checkpoint, weights_only=True) | {"task": "walker2d"}
+    torch.save(content, "walker.ckpt")
+    assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", "walker.ckpt"]) == 2
+    assert capsys.readouterr().err.strip() == "error: The checkpoint is of the task 'walker2d', the data of 'hopper'."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.init_args.real_ratio=0"], "real_ratio must lie in (0, 1], not 0.0."),
+        (["--data.init_args.real_ratio=1.5"], "real_ratio must lie in (0, 1], not 1.5."),
+        (["--data.init_args.updates_per_step=4"], "updates_per_step (4) must divide updates_per_epoch (6)."),
+        (["--rollout.init_args.keep_ratio=2"], "keep_ratio must lie in (0, 1], not 2.0."),
+        (["--rollout.init_args.synthesizer.init_args.rollout_length=9"], "longer than the denoiser's horizon (8)"),
+        (["--rollout.init_args.synthesizer.init_args.denoiser=nowhere.yaml"], "nowhere.yaml"),
+        (["--model.init_args.gama=0.9"], "Unknown key 'gama' in model (dydiff.agents.td3bc.TD3BC). Did you mean gamma"),
+        (["--trainer.max_epoch=3"], "Did you mean trainer.max_epochs"),
+        (["--rollout.init_args.synthesizer.init_args.num_correction=1"], "Did you mean num_corrections"),
+        (["--model=dydiff.agents.td3bc.TD3BD"], "Did you mean TD3BC"),
+        (["--data.init_args.batch_size=many"], "data.batch_size: Expected a <class 'int'>. Got value: many"),
+        (["--data.init_args.source.init_args.path=missing.hdf5"], "No dataset at"),
+        (["--ckpt_path=missing.ckpt"], "No checkpoint at"),
+        (["--ckpt_path=run.yaml"], "run.yaml is damaged or not a checkpoint"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(place, capsys, options, message):
+    assert fit(*options) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if not line.startswith(("Seed set", "GPU", "TPU", "INFO", "💡"))]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert not Path("runs").exists()
+
+
+def test_unknown_command(capsys):
+    assert main(["fitt"]) == 2
+    assert "choose from 'fit', 'validate', 'test'" in capsys.readouterr().err
+
+
+def test_damaged_dataset_stops_before_anything_is_trained(place, capsys):
+    whole = Path("hopper.hdf5").read_bytes()
+    Path("hopper.hdf5").write_bytes(whole[:-5000])
+    assert fit() == 2
+    assert "Download or copy it again" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_print_config_is_a_config(place, capsys):
+    with pytest.raises(SystemExit) as ended:
+        fit("--print_config")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    write_yaml(Path("printed.yaml"), yaml.safe_load(printed))
+    assert parse_fit(["fit", "--config", "printed.yaml"]).data.init_args.real_ratio == 0.6
+
+
+@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["analyze", "--help"]])
+def test_help(args, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 0
+    assert "--config" in capsys.readouterr().out
+
+
+def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
+    synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
+    source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    draft = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+        "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
+    write_yaml(Path("error.yaml"), {
+        "source": source, "horizon": 6, "synthesizers": {"single-step": draft, "dydiff": synthesizer},
+        "num_windows": 5, "holdout_fraction": 0.5})  # fmt: skip
+    assert main(["analyze", "--config", "error.yaml"]) == 0
+    assert "below single-step" in capsys.readouterr().out
+    rows = Path("runs/horizon_error/hopper.csv").read_text().splitlines()
+    assert rows[0] == "actions,synthesizer,step,mean,median,windows" and len(rows) == 1 + 2 * 5
+    assert Path("runs/horizon_error/hopper.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if "synthesizers" in yaml.safe_load(path.read_text()):
+        with pytest.raises(SystemExit) as ended:
+            main(["analyze", "--config", str(path), "--print_config"])
+        assert ended.value.code == 0
+    else:
+        assert parse_fit(["fit", "--config", str(path)]).model.class_path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain/*.yaml")), ids=lambda path: path.stem)
+def test_every_part_config_trains_alone_on_any_source(path):
+    source = str(CONFIGS / "data/hopper_mr.yaml")
+    assert parse_fit(["fit", "--config", str(path), "--data.init_args.source", source]).data.init_args.source
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("rollout/*.yaml")), ids=lambda path: path.stem)
+def test_every_rollout_goes_with_every_agent(path):
+    assert parse_fit(["fit", "--config", str(CONFIGS / "demo.yaml"), "--rollout=null", "--rollout", str(path)]).rollout

@@ -1,0 +1,172 @@
+"""Algorithm 1 in a world where the right answer is known, and the filters."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from linear import ExactDenoiser, ExactDynamics, ExactReward, policy, true_reward, true_rollout
+
+from dydiff.data.episodes import Trajectories
+from dydiff.errors import UserError
+from dydiff.models.denoiser import Denoiser
+from dydiff.models.dynamics import DynamicsEnsemble
+from dydiff.models.edm import EDMSampler
+from dydiff.models.reward import RewardModel
+from dydiff.rollout import base
+from dydiff.rollout.autoregressive import Autoregressive
+from dydiff.rollout.dydiff import DyDiff
+from dydiff.rollout.filters import Hardmax, Softmax
+
+
+@pytest.fixture(autouse=True)
+def exact_parts_are_parts(monkeypatch):
+    parts = (base.PretrainedModule, ExactDenoiser, ExactDynamics, ExactReward)
+    monkeypatch.setattr(base, "PretrainedModule", parts)
+
+
+def real_rollout(start, length):
+    obs, states, actions = start, [start], []
+    for _ in range(length):
+        actions.append(policy(obs))
+        obs = true_rollout(obs, actions[-1][:, None])[:, 1]
+        states.append(obs)
+    return torch.stack(states, 1), torch.stack(actions, 1)
+
+
+@pytest.mark.parametrize("num_corrections", [0, 1, 3])
+@pytest.mark.parametrize("state_blend", [0.5, 1.0])
+def test_exact_parts_give_the_true_rollout(num_corrections, state_blend):
+    start = torch.randn(6, 3)
+    synthesizer = DyDiff(
+        ExactDenoiser(), ExactDynamics(), ExactReward(), 10, num_corrections, state_blend=state_blend
+    )  # fmt: skip
+    trajectories, figures = synthesizer.synthesize(policy, start)
+    states, actions = real_rollout(start, 10)
+    torch.testing.assert_close(trajectories.obs, states)
+    torch.testing.assert_close(trajectories.act, actions)
+    torch.testing.assert_close(trajectories.reward, true_reward(states[:, :-1], actions))
+    assert trajectories.valid.all() and not trajectories.terminal.any()
+    assert len(figures) == 2 * num_corrections
+    assert all(value.shape == (6,) and value.max() < 1e-5 for value in figures.values())
+
+
+def test_corrections_converge_to_the_true_rollout_from_a_wrong_draft():
+    """Eq. 7-9: each correction gives states of the true dynamics under the last actions, so the error must shrink."""
+    start = torch.randn(50, 3)
+    states, _ = real_rollout(start, 8)
+    errors = []
+    for num_corrections in range(5):
+        synthesizer = DyDiff(ExactDenoiser(), ExactDynamics(bias=0.05), ExactReward(), 8, num_corrections)
+        made = synthesizer.synthesize(policy, start)[0]
+        errors.append((made.obs[:, :-1] - states[:, :-1]).abs().mean().item())
+        if num_corrections:  # the states are the true dynamics' under the actions before the last correction of them
+            torch.testing.assert_close(made.act, policy(made.obs[:, :-1].flatten(0, 1)).unflatten(0, (50, 8)))
+    assert all(later < 0.6 * earlier for earlier, later in zip(errors[:-1], errors[1:], strict=True))
+
+
+def test_state_blend_is_the_share_of_the_new_states():
+    start, draft_bias = torch.zeros(4, 3), 0.1
+    blended, taken = (
+        DyDiff(ExactDenoiser(), ExactDynamics(bias=draft_bias), ExactReward(), 5, 1, state_blend=blend)
+        for blend in (0.5, 1.0)
+    )
+    draft = blended.draft(policy, start)[0]
+    new = taken.synthesize(policy, start)[0].obs
+    torch.testing.assert_close(blended.synthesize(policy, start)[0].obs[:, :-1], (draft + new)[:, :-1] / 2)
+
+
+@pytest.mark.parametrize("length", [1, 2, 10])
+def test_every_length_up_to_the_horizon(length):
+    synthesizer = DyDiff(ExactDenoiser(), ExactDynamics(), ExactReward(), length, 2)
+    made = synthesizer.synthesize(policy, torch.randn(3, 3))[0]
+    assert made.obs.shape == (3, length + 1, 3) and made.act.shape == (3, length, 2)
+    torch.testing.assert_close(made.obs, real_rollout(made.obs[:, 0], length)[0])
+
+
+def test_longer_than_the_horizon_is_refused():
+    with pytest.raises(UserError, match=r"rollout_length \(11\) is longer than the denoiser's horizon \(10\)"):
+        DyDiff(ExactDenoiser(), ExactDynamics(), ExactReward(), 11)
+
+
+@pytest.mark.parametrize("setting", [{"state_blend": 0.0}, {"num_corrections": -1}, {"rollout_length": 0}])
+def test_impossible_settings(setting):
+    arguments = {"rollout_length": 5} | setting
+    with pytest.raises(UserError, match=next(iter(setting))):
+        DyDiff(ExactDenoiser(), ExactDynamics(), ExactReward(), **arguments)
+
+
+def test_what_follows_a_terminal_state_is_neither_scored_nor_stored():
+    def falls(obs, act, next_obs):
+        return next_obs[..., 0] > 0.4
+
+    synthesizer = Autoregressive(ExactDynamics(), ExactReward(), 9)
+    synthesizer.terminated = falls
+    start = torch.randn(64, 3) * 0.4
+    made = synthesizer.synthesize(policy, start)[0]
+    states, actions = real_rollout(start, 9)
+    for row in range(64):
+        fallen = (states[row, 1:, 0] > 0.4).nonzero()
+        alive = int(fallen[0]) + 1 if len(fallen) else 9
+        assert made.lengths[row] == alive
+        expected = true_reward(states[row, :alive], actions[row, :alive]).sum()
+        torch.testing.assert_close(made.returns[row], expected, atol=1e-5, rtol=1e-4)
+    stored = made.transitions()
+    assert (
+        len(stored.reward) == made.lengths.sum()
+        and stored.terminal.sum() == (made.lengths < 9).sum() + ((made.lengths == 9) & made.terminal[:, -1]).sum()
+    )
+
+
+def test_draft_noise_is_the_generators():
+    """The same generator gives the same rollout, whatever the global state of random numbers."""
+    parts = Denoiser(3, 2, horizon=8, width=8, multipliers=(1, 2)), DynamicsEnsemble(3, 2), RewardModel(3, 2)
+    synthesizer = DyDiff(*parts, rollout_length=8, sampler=EDMSampler(num_steps=3))
+    start, made = torch.randn(5, 3), []
+    for _ in range(2):
+        torch.rand(3)
+        made.append(synthesizer.synthesize(policy, start, torch.Generator().manual_seed(4))[0])
+    assert torch.equal(made[0].obs, made[1].obs)
+
+
+def with_returns(returns):
+    count = len(returns)
+    flags = torch.zeros(count, 1).bool()
+    return Trajectories(torch.zeros(count, 2, 1), torch.zeros(count, 1, 1), returns[:, None], flags, ~flags)
+
+
+class TestFilters:
+    def test_softmax_probabilities_equal_the_authors(self, golden):
+        g = golden("softmax_filter")
+        probabilities = Softmax(float(g["temperature"])).logits(g["returns"]).softmax(0)
+        mixed = (probabilities + 1e-6) / (1 + 1e-6 * len(probabilities))
+        torch.testing.assert_close(mixed, g["probabilities"].to(mixed), atol=2e-6, rtol=1e-4)
+
+    def test_softmax_top_keys_are_a_draw_without_replacement(self):
+        """The first two of three by Gumbel top-k, against the exact probabilities of such draws."""
+        returns, temperature, draws = torch.tensor([0.0, 1.0, 2.5]), 1.0, 20_000
+        softmax, generator = Softmax(temperature), torch.Generator().manual_seed(0)
+        p = softmax.logits(returns).softmax(0)
+        trajectories = with_returns(returns)
+        tops = torch.stack([softmax.keys(trajectories, generator).topk(2).indices for _ in range(draws)])
+        for first in range(3):
+            for second in set(range(3)) - {first}:
+                expected = p[first] * p[second] / (1 - p[first])
+                observed = ((tops[:, 0] == first) & (tops[:, 1] == second)).float().mean()
+                assert observed.item() == pytest.approx(expected.item(), abs=0.012)
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=20, unique=True), st.integers(1, 19))
+    def test_hardmax_keeps_the_best(self, returns, count):
+        returns = torch.tensor(returns)
+        count = min(count, len(returns))
+        kept = Hardmax().keys(with_returns(returns)).topk(count).indices
+        assert set(kept.tolist()) == set(returns.argsort(descending=True)[:count].tolist())
+
+    def test_equal_returns_are_drawn_evenly(self):
+        softmax, generator = Softmax(), torch.Generator().manual_seed(0)
+        tops = [int(softmax.keys(with_returns(torch.ones(4)), generator).argmax()) for _ in range(4000)]
+        assert torch.tensor(tops).bincount(minlength=4).min() > 900
+
+    def test_temperature_must_be_positive(self):
+        with pytest.raises(UserError, match="temperature"):
+            Softmax(0.0)
