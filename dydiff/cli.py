@@ -127,9 +127,8 @@ class DyDiffCLI(LightningCLI):
             if self.part.trained:
                 console.print(f"Already trained: {self.part.weights}. Delete it to train it again.")
                 raise SystemExit(0)
-        options = tuple(
-            f"--trainer.{key}={_text(config.trainer[key])}" for key in _INHERITED if config.trainer[key] is not None
-        )
+        machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
+        options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
         self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
         if config.trainer.logger in (None, True):
             config.trainer.logger = self._logger()
@@ -199,7 +198,7 @@ class DyDiffCLI(LightningCLI):
             raise UserError(f"'{part.name}' kept no best weights: its trainer needs a ModelCheckpoint with 'monitor'.")
         if self.trainer.is_global_zero:
             publish(Path(best), part.weights)
-            loss = float(checkpoint.best_model_score)  # type: ignore[union-attr, arg-type]
+            loss = float(checkpoint.best_model_score)  # type: ignore[union-attr]
             console.print(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
         self.trainer.strategy.barrier()
 
@@ -242,18 +241,13 @@ def _text(value: Any) -> str:
 
 def analyze(args: Sequence[str]) -> None:
     """``analyze``: model error over the horizon, with the parts trained or found as for ``fit``."""
-    parser = Parser(prog="dydiff analyze", description=horizon_error.__doc__)
+    parser = Parser(prog="dydiff analyze", description=horizon_error.__doc__ or "")
     parser.add_argument("-c", "--config", action="config")
     parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
     parser.add_function_arguments(horizon_error, skip={"agent"}, sub_configs=True)
     parser.add_subclass_arguments(Agent, "agent", required=False)
-    for dim in ("obs_dim", "act_dim"):
-        parser.link_arguments(
-            "source",
-            f"agent.init_args.{dim}",
-            lambda source, dim=dim: getattr(source.task, dim),
-            apply_on="instantiate",
-        )
+    parser.link_arguments("source.task.obs_dim", "agent.init_args.obs_dim", apply_on="instantiate")
+    parser.link_arguments("source.task.act_dim", "agent.init_args.act_dim", apply_on="instantiate")
     config = parser.parse_args(list(args))
     parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dydiff.errors import UserError, did_you_mean
 
 _BOOKKEEPING = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Given value|-? ?Expected a <class 'NoneType'>|Problem with given class_path|Parser key"
+    r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
 )
 
 

@@ -99,13 +99,13 @@ def _not_finite(shape, row):
     ("replaced", "message"),
     [
         ({"rewards": None}, "has no rewards"),
-        ({"observations": np.zeros((8, 10), np.float32)}, r"'observations' has shape \(8, 10\), the task needs \(8, 11\)"),
+        ({"observations": np.zeros((8, 10), np.float32)}, r"has shape \(8, 10\), the task needs \(8, 11\)"),
         ({"actions": np.zeros((7, 3), np.float32)}, "'actions' has shape"),
         ({"rewards": _not_finite(8, 5)}, "'rewards' has a value that is not finite in row 5"),
         ({"next_observations": _not_finite((8, 11), 2)}, "'next_observations' .* row 2"),
         ({"actions": np.full((8, 3), 1.5, np.float32)}, r"actions reach 1.5, but must lie in \[-1, 1\]"),
         ({"next_observations": None}, "terminals but no 'next_observations'"),
-        ({"observations": np.array([b"text"] * 8)}, "damaged"),
+        ({"observations": np.array([b"text"] * 8)}, "not a readable HDF5"),
         ({key: np.zeros((0, *shape), np.float32) for key, shape in
           (("observations", (11,)), ("actions", (3,)), ("rewards", ()), ("next_observations", (11,)),
            ("terminals", ()), ("timeouts", ()))}, "holds no transitions"),
@@ -132,7 +132,7 @@ def test_missing_file_and_unknown_names(tmp_path):
         load(tmp_path / "nowhere.hdf5")
     with pytest.raises(UserError, match="Did you mean hopper-medium-replay-v2"):
         find_dataset("hopper-medium-reply-v2")
-    with pytest.raises(UserError, match="either 'dataset'"):
+    with pytest.raises(UserError, match="needs a 'dataset'"):
         D4RLSource()
 
 

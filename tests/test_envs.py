@@ -57,8 +57,9 @@ def test_task_table_agrees_with_the_environment(task):
     ("task", "change", "terminal"),
     [
         (HOPPER, {0: 0.7}, True), (HOPPER, {0: 0.701}, False), (HOPPER, {1: 0.2}, True), (HOPPER, {1: -0.2}, True),
-        (HOPPER, {1: 0.199}, False), (HOPPER, {4: -100.0}, True), (HOPPER, {4: 100.0}, True), (HOPPER, {4: -99.0}, False),
-        (HOPPER, {7: float("nan")}, True), (WALKER2D, {0: 0.8}, True), (WALKER2D, {0: 2.0}, True),
+        (HOPPER, {1: 0.199}, False), (HOPPER, {4: -100.0}, True), (HOPPER, {4: 100.0}, True),
+        (HOPPER, {4: -99.0}, False),         (HOPPER, {7: float("nan")}, True),
+        (WALKER2D, {0: 0.8}, True), (WALKER2D, {0: 2.0}, True),
         (WALKER2D, {1: 1.0}, True), (WALKER2D, {1: -0.99}, False), (HALFCHEETAH, {0: -5.0}, False),
     ],
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """Algorithm 1 in a world where the right answer is known, and the filters."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,16 +14,9 @@ from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
 from dydiff.models.reward import RewardModel
-from dydiff.rollout import base
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
 from dydiff.rollout.filters import Hardmax, Softmax
-
-
-@pytest.fixture(autouse=True)
-def exact_parts_are_parts(monkeypatch):
-    parts = (base.PretrainedModule, ExactDenoiser, ExactDynamics, ExactReward)
-    monkeypatch.setattr(base, "PretrainedModule", parts)
 
 
 def real_rollout(start, length):
@@ -61,7 +56,7 @@ def test_corrections_converge_to_the_true_rollout_from_a_wrong_draft():
         errors.append((made.obs[:, :-1] - states[:, :-1]).abs().mean().item())
         if num_corrections:  # the states are the true dynamics' under the actions before the last correction of them
             torch.testing.assert_close(made.act, policy(made.obs[:, :-1].flatten(0, 1)).unflatten(0, (50, 8)))
-    assert all(later < 0.6 * earlier for earlier, later in zip(errors[:-1], errors[1:], strict=True))
+    assert all(later < 0.6 * earlier for earlier, later in pairwise(errors))
 
 
 def test_state_blend_is_the_share_of_the_new_states():

@@ -65,7 +65,7 @@ class TD3BC(Agent):
         return self.actor(self.normalizer(obs))
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        actor_optimizer, critic_optimizer = self.optimizers()  # type: ignore[misc]
+        actor_optimizer, critic_optimizer = self.optimizers()  # type: ignore[attr-defined]
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
         loss, metrics = self.critic_loss(batch)

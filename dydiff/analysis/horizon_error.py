@@ -191,14 +191,16 @@ def horizon_error(
     plot(curves, folder / f"{source.name}.png", source.name)
     for curve in curves:
         reference = next(first for first in curves if first.actions == curve.actions)
-        where = crossing(curve, reference)
-        crossed = (
-            f", below {reference.synthesizer} from step {where} on"
-            if where
-            else f", never below {reference.synthesizer}"
-        )
         print(
-            f"{curve.actions:9} {curve.synthesizer:24} mean {curve.errors.nanmean():.4f} "
-            f"median {curve.errors.nanmedian():.4f} last step {curve.mean[-1]:.4f}{crossed if curve is not reference else ''}"
+            f"{curve.actions:9} {curve.synthesizer:16} mean {curve.errors.nanmean():.4f} median "
+            f"{curve.errors.nanmedian():.4f} last step {curve.mean[-1]:.4f}{_crossed(curve, reference)}"
         )
     print(f"Written to {folder / source.name}.csv and .png")
+
+
+def _crossed(curve: Curve, reference: Curve) -> str:
+    if curve is reference:
+        return ""
+    step = crossing(curve, reference)
+    where = "never" if step is None else f"from step {step} on"
+    return f", {where} below {reference.synthesizer}"

@@ -27,14 +27,14 @@ class D4RLSource(EpisodeSource):
     Args:
         dataset: A D4RL name such as ``hopper-medium-replay-v2``: read from the folder that the environment variable
             ``D4RL_DATASET_DIR`` names (``~/.d4rl/datasets`` when unset), downloaded into it when missing.
-        path: A local file instead, relative to the working directory.
+        path: A local file, relative to the working directory; given, it takes the place of ``dataset``.
         task: Task of a local file (``hopper``, ``halfcheetah``, ``walker2d``); ``null`` reads the file's ``env_id``
             attribute.
         mujoco2_contacts: Whether evaluation restores MuJoCo 2's contacts; ``null`` takes the file's attribute, and
             true where it has none, as D4RL's files do not.
 
     Raises:
-        UserError: Neither or both of ``dataset`` and ``path``, an unknown name, or no task for a local file.
+        UserError: Neither ``dataset`` nor ``path``, an unknown name, or no task for a local file.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class D4RLSource(EpisodeSource):
         task: str | None = None,
         mujoco2_contacts: bool | None = None,
     ) -> None:
-        if (dataset is None) == (path is None):
-            raise UserError("D4RLSource needs either 'dataset' (a D4RL name) or 'path' (a local HDF5 file), not both.")
-        self.remote = find_dataset(dataset) if dataset is not None else None
+        if dataset is None and path is None:
+            raise UserError("D4RLSource needs a 'dataset' (a D4RL name) or a 'path' (a local HDF5 file).")
+        self.remote = find_dataset(dataset) if dataset is not None and path is None else None
         self.path = Path(path).expanduser() if path is not None else None
-        self._name = dataset if dataset is not None else Path(path or "").stem
         self._task = find_task(task) if task is not None else None
         self._mujoco2_contacts = mujoco2_contacts
+        self._name = self.path.stem if self.path is not None else str(dataset)
 
     @property
     def name(self) -> str:
@@ -58,12 +58,10 @@ class D4RLSource(EpisodeSource):
 
     @cached_property
     def task(self) -> Task:
-        if self.remote is not None:
-            task, recorded = self._task or self.remote.task, True
-        else:
-            task, recorded = self._task_of_file()
-        chosen = recorded if self._mujoco2_contacts is None else self._mujoco2_contacts
-        return replace(task, mujoco2_contacts=chosen)
+        task, contacts = (self.remote.task, True) if self.remote is not None else self._task_of_file()
+        if self._mujoco2_contacts is not None:
+            contacts = self._mujoco2_contacts
+        return replace(task, mujoco2_contacts=contacts)
 
     def load(self) -> Episodes:
         path = self._local() if self.remote is None else cached_file(self.remote)
@@ -74,8 +72,8 @@ class D4RLSource(EpisodeSource):
         assert self.path is not None
         if not self.path.is_file():
             raise UserError(
-                f"No dataset at {self.path.absolute()}. Give 'path' the place of an HDF5 file in D4RL's layout, or name a "
-                "D4RL dataset with 'dataset'."
+                f"No dataset at {self.path.absolute()}. Give 'path' the place of an HDF5 file in D4RL's layout, or "
+                "name a D4RL dataset with 'dataset'."
             )
         return self.path
 
@@ -86,12 +84,10 @@ class D4RLSource(EpisodeSource):
                 env_id, contacts = file.attrs.get("env_id"), file.attrs.get("mujoco2_contacts", True)
         except _UNREADABLE as error:
             raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
-        matching = [task for task in TASKS.values() if task.env_id == env_id]
-        if self._task is None and not matching:
-            raise UserError(
-                f"{path} does not say which environment it is from: set 'task' to one of {', '.join(TASKS)}."
-            )
-        return self._task or matching[0], bool(contacts)
+        task = self._task or next((task for task in TASKS.values() if task.env_id == env_id), None)
+        if task is None:
+            raise UserError(f"{path} does not name its environment: set 'task' to one of {', '.join(TASKS)}.")
+        return task, bool(contacts)
 
 
 def dataset_folder() -> Path:
@@ -117,8 +113,8 @@ def cached_file(remote: RemoteDataset) -> Path:
         part.replace(path)
     except (urllib.error.URLError, OSError, TimeoutError) as error:
         raise UserError(
-            f"Could not download {remote.url} ({error}). Put the file at {path} yourself, or set D4RL_DATASET_DIR to the "
-            "folder that has it; configs/demo.yaml runs without a download."
+            f"Could not download {remote.url} ({error}). Put the file at {path} yourself, or set D4RL_DATASET_DIR "
+            "to the folder that has it; configs/demo.yaml runs without a download."
         ) from None
     finally:
         part.unlink(missing_ok=True)
@@ -129,15 +125,19 @@ def _download(remote: RemoteDataset, part: Path) -> None:
     from rich.progress import wrap_file
 
     digest = hashlib.sha256()
-    with urllib.request.urlopen(remote.url, timeout=30) as response, part.open("wb") as file:
-        with wrap_file(response, remote.num_bytes, description=f"Downloading {Path(remote.url).name}") as reader:
-            while block := reader.read(1 << 20):
-                digest.update(block)
-                file.write(block)
+    title = f"Downloading {Path(remote.url).name}"
+    with (
+        urllib.request.urlopen(remote.url, timeout=30) as response,
+        wrap_file(response, remote.num_bytes, description=title) as reader,
+        part.open("wb") as file,
+    ):
+        while block := reader.read(1 << 20):
+            digest.update(block)
+            file.write(block)
     if part.stat().st_size != remote.num_bytes or digest.hexdigest() != remote.sha256:
         raise UserError(
-            f"{remote.url} sent {part.stat().st_size:,} bytes that are not D4RL's file ({remote.num_bytes:,} bytes, SHA-256 "
-            f"{remote.sha256[:12]}...). Try again later, or put the file at {dataset_folder() / Path(remote.url).name}."
+            f"{remote.url} sent {part.stat().st_size:,} bytes that are not D4RL's file ({remote.num_bytes:,} bytes, "
+            f"SHA-256 {remote.sha256[:12]}...). Try again, or put the file into {dataset_folder()} yourself."
         )
 
 
@@ -173,9 +173,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         for key, array in arrays.items():
             arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
     except _UNREADABLE as error:
-        raise UserError(
-            f"{path} is damaged or not a readable HDF5 file ({error}). Download or copy it again."
-        ) from None
+        raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]
@@ -197,9 +195,7 @@ def _check(path: Path, arrays: dict[str, np.ndarray], obs_dim: int, act_dim: int
             raise UserError(f"{path}: '{key}' has a value that is not finite in row {row}. Remove its episode.")
     largest = float(np.abs(arrays["actions"]).max())
     if largest > 1 + 1e-4:  # tanh and float32 may overshoot by an ulp
-        raise UserError(
-            f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the action bounds."
-        )
+        raise UserError(f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the bounds.")
 
 
 def _with_next_observations(

@@ -168,7 +168,7 @@ class Episodes:
 
 
 class EpisodeSource(ABC):
-    """Where a dataset comes from. A new source is a subclass in a file of its own, named by a config's ``class_path``."""
+    """Where a dataset comes from. A new source is a subclass in a file of its own."""
 
     @property
     @abstractmethod

@@ -72,7 +72,7 @@ class NormalizedScore(Metric):
         cast(list[Tensor], self.lengths).append(lengths.float())
 
     def compute(self) -> dict[str, Tensor]:
-        returns, lengths = (torch.cat(list(state)) for state in (self.returns, self.lengths))
+        returns, lengths = (torch.cat(cast(list[Tensor], state)) for state in (self.returns, self.lengths))
         scores = 100 * (returns - self.score_min) / (self.score_max - self.score_min)
         return {
             "score": scores.mean(),

@@ -64,7 +64,7 @@ class DynamicsEnsemble(PretrainedModule):
         self.change_normalizer.fit_standard(data.next_obs - data.obs, floor=1e-6)
 
     def predict(self, obs: Tensor, act: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the standardised change, ``[M, B, O]`` each, from raw ``[M, B, O]``, ``[M, B, A]``."""
+        """Mean and log-variance of the standardised change, ``[M, B, O]``, of raw ``[M, B, O]`` and ``[M, B, A]``."""
         output = self.network(self.input_normalizer(torch.cat([obs, act], dim=-1)), members)
         mean, logvar = output.chunk(2, dim=-1)
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
@@ -95,7 +95,9 @@ class DynamicsEnsemble(PretrainedModule):
 
     def on_validation_epoch_end(self) -> None:
         """Name the members with the lowest holdout error elites."""
-        errors = self.all_gather(torch.stack(self._holdout_errors).sum(0)).reshape(-1, self.num_members).sum(0)
+        gathered = self.all_gather(torch.stack(self._holdout_errors).sum(0))
+        assert isinstance(gathered, Tensor)
+        errors = gathered.reshape(-1, self.num_members).sum(0)
         self._holdout_errors.clear()
         self.elites.copy_(errors.argsort()[: len(self.elites)])
 

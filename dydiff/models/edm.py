@@ -7,6 +7,7 @@ true where an entry is a condition: given, not generated.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``c_skip, c_out, c_in, c_noise`` of ``D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)``, shaped as ``sigma``."""
+    """``c_skip, c_out, c_in, c_noise`` of ``D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)``."""
     total = sigma**2 + sigma_data**2
     return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4
 
@@ -120,7 +121,7 @@ class EDMSampler:
         if self.sigma_start is not None:
             x = condition + x
         x = replace(x, condition, mask)
-        for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, sigma_next in pairwise(sigmas):
             if self.s_churn > 0 and self.s_min <= sigma <= self.s_max:
                 gamma = min(self.s_churn / self.num_steps, math.sqrt(2) - 1)
                 raised = sigma * (1 + gamma)

@@ -1,6 +1,7 @@
 """Perceptrons, one or several at once."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     """A perceptron with ``sizes = (input, hidden..., output)`` and no activation at its end."""
     layers: list[nn.Module] = []
-    for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -47,7 +48,7 @@ class EnsembleMLP(nn.Module):
 
     def __init__(self, num_members: int, sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        pairs = pairwise(sizes)
         self.layers = nn.ModuleList(EnsembleLinear(num_members, size_in, size_out) for size_in, size_out in pairs)
         self.activation = activation()
 

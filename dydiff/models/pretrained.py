@@ -101,7 +101,7 @@ def load_weights(module: PretrainedModule, path: Path) -> None:
     wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
     if wrong or len(state) != len(expected):
         raise UserError(
-            f"{path} does not hold a {type(module).__name__} of this task and size ({(wrong or list(state))[0]} differs)."
+            f"{path} does not hold a {type(module).__name__} of this task: {(wrong or list(state))[0]} differs."
         )
     module.load_state_dict(state)
     module.eval().requires_grad_(False)

@@ -95,7 +95,7 @@ class TemporalUNet(nn.Module):
         embedding = self.embed(noise)
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, embedding)
             skips.append(h)
             h = shrink(h)
@@ -103,7 +103,7 @@ class TemporalUNet(nn.Module):
             h = block(h, embedding)
         for blocks, grow in zip(self.up, self.grow, strict=True):
             h = torch.cat([h, skips.pop()], dim=1)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, embedding)
             h = grow(h)
         return self.out(h)[:, :, :steps].transpose(1, 2)

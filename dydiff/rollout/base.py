@@ -47,6 +47,6 @@ def module_of(part: Part | Path_fr) -> Part:
     Raises:
         UserError: It is still the path of a config.
     """
-    if isinstance(part, PretrainedModule):
+    if not isinstance(part, Path_fr):
         return part
     raise UserError(f"{part} is the config of a model, not a trained model: only `dydiff fit` trains and loads it.")
