@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +17,25 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
-from rich.table import Table
 
 from dydiff.agents.base import Agent, check_task
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
-from dydiff.messages import explain, user_error
 from dydiff.models.pretrained import PretrainedModule, publish, read_checkpoint
+from dydiff.parser import Parser, user_error
 from dydiff.pretraining import Part, Parts, class_of, part_directory, plain
 from dydiff.rollout.base import Synthesizer
+from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
 _KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")  # Lightning's own words for --ckpt_path
 NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
-console = Console(highlight=False, soft_wrap=True)
 
 
-class Parser(LightningArgumentParser):
-    """Ends in one line for people instead of the usage of three hundred options."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        if not self.exit_on_error:  # an attempt inside jsonargparse, which expects its own exception
-            super().error(message, ex)
-        raise UserError(explain(message, self._keys())) from ex
-
-    def _keys(self) -> list[str]:
-        """All keys of this parser and its subcommands."""
-        parsers = [self, *(getattr(self, "_subcommands_action", None) or Namespace(choices={})).choices.values()]
-        return [action.dest for parser in parsers for action in parser._actions]
+class AlreadyTrained(Exception):
+    """There is nothing to do: the part that a command trains lies there trained."""
 
 
 class DyDiffCLI(LightningCLI):
@@ -54,14 +43,15 @@ class DyDiffCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name.
-        run: Whether to run the command after parsing it.
+
+    Raises:
+        AlreadyTrained: The command trains a part that lies there trained.
     """
 
     part: Part | None = None
     parts: Parts
 
-    def __init__(self, args: Sequence[str], run: bool = True) -> None:
-        self._runs = run
+    def __init__(self, args: Sequence[str]) -> None:
         super().__init__(
             L.LightningModule,
             OfflineDataModule,
@@ -99,10 +89,6 @@ class DyDiffCLI(LightningCLI):
 
     # --- before anything is made
 
-    def _set_seed(self) -> None:
-        if self._runs:  # parsing a part's config must not touch the run's random numbers
-            super()._set_seed()
-
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path")
         self.checkpoint = None
@@ -111,8 +97,6 @@ class DyDiffCLI(LightningCLI):
         super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
-        if not self._runs:
-            return
         config = self._config
         self.source = make_source(config.data.init_args.source)
         if self.checkpoint is not None and issubclass(class_of(config.model), Agent):
@@ -125,8 +109,7 @@ class DyDiffCLI(LightningCLI):
         if issubclass(class_of(config.model), PretrainedModule):
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
             if self.part.trained:
-                console.print(f"Already trained: {self.part.weights}. Delete it to train it again.")
-                raise SystemExit(0)
+                raise AlreadyTrained(f"Already trained: {self.part.weights}. Delete it to train it again.")
         machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
         options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
         self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
@@ -142,10 +125,6 @@ class DyDiffCLI(LightningCLI):
         logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": where}
         return parser.parse_object({"logger": logger}).logger
 
-    def instantiate_classes(self) -> None:
-        if self._runs:
-            super().instantiate_classes()
-
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
         callbacks = [*(trainer.callbacks or []), rollout]
@@ -154,33 +133,16 @@ class DyDiffCLI(LightningCLI):
         trainer.callbacks = callbacks
         return super().instantiate_trainer(**kwargs)
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        if self._runs:
-            super()._run_subcommand(subcommand)
-
     # --- around fit
 
     def before_fit(self) -> None:
         self.source.load()
-        self._print_plan()
-        self.seconds = self.parts.train_and_load(DyDiffCLI)
+        if self.trainer.is_global_zero and self.part is None:
+            show_plan(self.parts, self.name, self.source, str(self.trainer.log_dir))
+        self.seconds = self.parts.train_and_load(train_part)
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         self.begin = time.perf_counter()
-
-    def _print_plan(self) -> None:
-        if not self.trainer.is_global_zero or self.part is not None:
-            return
-        table = Table("stage", "", "where", title="Plan", title_justify="left")
-        for part in self.parts:
-            table.add_row(part.name, "reuse" if part.trained else "train", str(part.directory))
-        table.add_row(self.name, "train", str(self.trainer.log_dir))
-        console.print(table)
-        episodes, contacts = self.source.load(), self.source.task.mujoco2_contacts
-        console.print(
-            f"Dataset {self.source.name}: {len(episodes):,} transitions in {len(episodes.lengths):,} episodes. "
-            f"Evaluation in {self.source.task.env_id}, MuJoCo 2 contacts {'restored' if contacts else 'not restored'}."
-        )
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.begin
@@ -189,7 +151,7 @@ class DyDiffCLI(LightningCLI):
         if self.part is not None:
             self._publish(self.part, seconds)
         elif self.trainer.is_global_zero:
-            self._print_result(seconds)
+            show_result(self.trainer, self.seconds, seconds)
 
     def _publish(self, part: Part, seconds: float) -> None:
         checkpoint = self.trainer.checkpoint_callback
@@ -199,33 +161,39 @@ class DyDiffCLI(LightningCLI):
         if self.trainer.is_global_zero:
             publish(Path(best), part.weights)
             loss = float(checkpoint.best_model_score)  # type: ignore[union-attr]
-            console.print(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
+            show_line(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
         self.trainer.strategy.barrier()
-
-    def _print_result(self, seconds: float) -> None:
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        table = Table(title="Result", title_justify="left", show_header=False)
-        if "eval/score" in metrics:
-            table.add_row(
-                "normalised score", f"{metrics['eval/score']:.1f} ± {metrics['eval/score_std']:.1f} over episodes"
-            )
-            table.add_row("return", f"{metrics['eval/return']:.1f} ± {metrics['eval/return_std']:.1f}")
-        checkpoint = self.trainer.checkpoint_callback
-        table.add_row("checkpoint", str(getattr(checkpoint, "last_model_path", "") or "none"))
-        table.add_row("logs", f"tensorboard --logdir {self.trainer.log_dir}")
-        shares = {name: metrics.get(f"seconds/{name}", 0.0) for name in ("rollout", "evaluation")}
-        stages = self.seconds | shares | {"updates": seconds - sum(shares.values())}
-        table.add_row("time", ", ".join(f"{name} {value:.0f} s" for name, value in stages.items()))
-        console.print(table)
 
     @property
     def _config(self) -> Namespace:
         return self.config[self.subcommand]
 
 
+class _Parsed(DyDiffCLI):
+    """A command that is parsed and not run; it leaves the run's random numbers alone."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def parse_fit(args: Sequence[str]) -> Namespace:
     """The config of a ``fit`` command, defaults filled in; nothing is run."""
-    return DyDiffCLI(args, run=False).config.fit
+    return _Parsed(args).config.fit
+
+
+def train_part(args: Sequence[str]) -> None:
+    """Run the ``fit`` command of a part, unless another run has trained it meanwhile."""
+    with suppress(AlreadyTrained):
+        DyDiffCLI(args)
 
 
 def make_source(config: Namespace) -> EpisodeSource:
@@ -252,7 +220,7 @@ def analyze(args: Sequence[str]) -> None:
     parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
-    parts.train_and_load(DyDiffCLI)
+    parts.train_and_load(train_part)
     horizon_error(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
 
 
@@ -283,6 +251,8 @@ def main(args: Sequence[str] | None = None) -> int:
             analyze(arguments[1:])
         else:
             DyDiffCLI(arguments)
+    except AlreadyTrained as nothing_to_do:
+        show_line(str(nothing_to_do))
     except Exception as error:
         mendable = user_error(error)
         if mendable is None:

@@ -28,6 +28,8 @@ class TD3BC(Agent):
         lr: Adam's learning rate.
     """
 
+    first_critic: Tensor
+
     def __init__(
         self,
         obs_dim: int,
@@ -54,6 +56,7 @@ class TD3BC(Agent):
         self.critics = EnsembleMLP(2, (obs_dim + act_dim, *hidden_sizes, 1))
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
+        self.register_buffer("first_critic", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
@@ -97,7 +100,7 @@ class TD3BC(Agent):
     def actor_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """``-alpha / mean |Q| * mean Q + mean squared error to the data's actions``; states are normalised."""
         act = self.actor(batch.obs)
-        q = self.q_values(self.critics, batch.obs, act)[0]
+        q = self.q_values(self.critics, batch.obs, act, self.first_critic)[0]
         cloning = F.mse_loss(act, batch.act)
         loss = -self.alpha / q.detach().abs().mean() * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
@@ -109,6 +112,7 @@ class TD3BC(Agent):
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.tau)
 
     @staticmethod
-    def q_values(critics: EnsembleMLP, obs: Tensor, act: Tensor) -> Tensor:
-        """Both critics' values, ``[2, B]``."""
-        return critics(torch.cat([obs, act], dim=-1).expand(2, -1, -1)).squeeze(-1)
+    def q_values(critics: EnsembleMLP, obs: Tensor, act: Tensor, members: Tensor | None = None) -> Tensor:
+        """Values ``[M, B]`` of both critics, or of those that ``members [M]`` names."""
+        count = 2 if members is None else len(members)
+        return critics(torch.cat([obs, act], dim=-1).expand(count, -1, -1), members).squeeze(-1)

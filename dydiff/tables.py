@@ -1,0 +1,51 @@
+"""What a run prints: the plan at its beginning, the result at its end."""
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+
+from dydiff.data.episodes import EpisodeSource
+from dydiff.pretraining import Parts
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+def show_line(text: str) -> None:
+    """One line, however wide the terminal."""
+    _console.print(text, markup=False)
+
+
+def show_plan(parts: Parts, name: str, source: EpisodeSource, log_dir: str) -> None:
+    """Which parts are reused and which are trained, where they lie, and on what data."""
+    table = Table("stage", "", "where", title="Plan", title_justify="left")
+    for part in parts:
+        table.add_row(part.name, "reuse" if part.trained else "train", str(part.directory))
+    table.add_row(name, "train", log_dir)
+    _console.print(table)
+    episodes, task = source.load(), source.task
+    show_line(
+        f"Dataset {source.name}: {len(episodes):,} transitions in {len(episodes.lengths):,} episodes. Evaluation in "
+        f"{task.env_id}, MuJoCo 2 contacts {'restored' if task.mujoco2_contacts else 'not restored'}."
+    )
+
+
+def show_result(trainer: L.Trainer, part_seconds: dict[str, float], fit_seconds: float) -> None:
+    """Score, where checkpoint and logs are, and the time of each stage.
+
+    Args:
+        trainer: After the agent's fit.
+        part_seconds: Seconds of each part trained before it.
+        fit_seconds: Seconds of the fit.
+    """
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    table = Table(title="Result", title_justify="left", show_header=False)
+    if "eval/score" in metrics:
+        for label, key in (("normalised score", "eval/score"), ("return", "eval/return")):
+            table.add_row(label, f"{metrics[key]:.1f} ± {metrics[f'{key}_std']:.1f} over episodes")
+    checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none"
+    table.add_row("checkpoint", checkpoint)
+    table.add_row("logs", f"tensorboard --logdir {trainer.log_dir}")
+    shares = {name: metrics.get(f"seconds/{name}", 0.0) for name in ("rollout", "evaluation")}
+    stages = part_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
+    table.add_row("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))
+    _console.print(table)
