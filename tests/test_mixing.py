@@ -1,0 +1,128 @@
+"""Where synthetic data come in: the rollout callback and the module that mixes minibatches."""
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks.rollout import SyntheticRollout
+from dydiff.agents.td3bc import TD3BC
+from dydiff.data.d4rl import D4RLSource
+from dydiff.data.episodes import Trajectories
+from dydiff.data.mixed import MixedDataModule
+from dydiff.errors import UserError
+from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.filters import Hardmax
+
+MADE = 7.5  # reward of everything synthetic, so that it can be told from real data
+
+
+class Marked(Synthesizer):
+    """Trajectories of two steps; the first trajectory of a chunk falls after one. Returns grow along the chunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.starts = []
+
+    def synthesize(self, policy, start_obs, generator=None):
+        self.starts.append(start_obs)
+        count = len(start_obs)
+        obs = start_obs[:, None].repeat(1, 3, 1)
+        reward = torch.full((count, 2), MADE)
+        terminal = torch.zeros(count, 2).bool()
+        terminal[0, 0] = True
+        figures = {"index": torch.arange(count).float()}
+        return Trajectories.cut(obs, policy(start_obs)[:, None].repeat(1, 2, 1), reward, terminal), figures
+
+
+class Batches(L.Callback):
+    """Keeps what the agent was trained on."""
+
+    def __init__(self):
+        self.stacks = []
+
+    def on_train_batch_start(self, trainer, agent, batch, batch_idx):
+        self.stacks.append((trainer.current_epoch, batch))
+
+
+@pytest.fixture
+def train(write_dataset):
+    def run(rollout, epochs=3, **data_options):
+        torch.manual_seed(0)
+        options = {
+            "batch_size": 20,
+            "updates_per_epoch": 4,
+            "updates_per_step": 2,
+            "num_eval_episodes": 1,
+        } | data_options
+        data = MixedDataModule(D4RLSource(path=str(write_dataset((30, 40)))), **options)
+        batches = Batches()
+        trainer = L.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[batches, rollout],
+        )  # fmt: skip
+        trainer.fit(TD3BC(11, 3, hidden_sizes=(8,)), datamodule=data)
+        return data, batches.stacks
+
+    return run
+
+
+def test_chunks_bound_the_rollout_and_cover_it(train):
+    synthesizer = Marked()
+    data, _ = train(SyntheticRollout(synthesizer, Hardmax(), rollout_batch_size=25, chunk_size=10), epochs=2)
+    assert [len(starts) for starts in synthesizer.starts] == [10, 10, 5] * 2
+    real = {tuple(row.tolist()) for row in data.real.obs}
+    starts = torch.cat(synthesizer.starts)
+    assert {tuple(row.tolist()) for row in starts} <= real
+    assert len(starts.unique(dim=0)) > 20  # chunks and epochs have random numbers of their own
+
+
+@pytest.mark.parametrize(("rollout_freq", "rollouts"), [(1, 4), (2, 2), (3, 2), (9, 1)])
+def test_rollout_freq(train, rollout_freq, rollouts):
+    synthesizer = Marked()
+    train(SyntheticRollout(synthesizer, Hardmax(), 5, rollout_freq=rollout_freq), epochs=4)
+    assert len(synthesizer.starts) == rollouts
+
+
+def test_the_kept_share_goes_into_the_buffer_without_what_follows_a_terminal(train):
+    rollout = SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=10, keep_ratio=0.4)
+    data, _ = train(rollout, epochs=1)
+    assert len(data.synthetic) == 8  # the best four have two steps each; the fallen one has the lowest return
+    everything = SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=10, keep_ratio=1.0)
+    data, _ = train(everything, epochs=1)
+    stored = data.synthetic.at(torch.arange(len(data.synthetic)))
+    assert len(data.synthetic) == 19 and stored.terminal.sum() == 1
+
+
+@pytest.mark.parametrize(("real_ratio", "synthetic"), [(0.6, 8), (0.95, 1), (1.0, 0), (0.01, 19)])
+def test_every_minibatch_has_its_share(train, real_ratio, synthetic):
+    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), 30), real_ratio=real_ratio)
+    for _, batch in stacks:
+        assert batch.reward.shape == (2, 20)
+        assert ((batch.reward == MADE).sum(1) == synthetic).all()
+
+
+def test_all_real_while_the_buffer_is_too_small(train):
+    """Each rollout keeps 3 of 5 trajectories, 6 steps; a share of 8 is there from the second epoch on."""
+    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), 5), real_ratio=0.6)
+    for epoch, batch in stacks:
+        assert ((batch.reward == MADE).sum(1) == (0 if epoch == 0 else 8)).all()
+
+
+def test_without_rollout_everything_is_real(train):
+    _, stacks = train(L.Callback())
+    assert not any((batch.reward == MADE).any() for _, batch in stacks)
+
+
+def test_minibatches_differ_and_follow_the_seed(train):
+    first, second = (train(SyntheticRollout(Marked(), Hardmax(), 30))[1] for _ in range(2))
+    for (_, left), (_, right) in zip(first, second, strict=True):
+        assert torch.equal(left.obs, right.obs)
+    assert not torch.equal(first[0][1].obs[0], first[0][1].obs[1])
+
+
+@pytest.mark.parametrize(
+    "setting", [{"keep_ratio": 0}, {"rollout_freq": 0}, {"rollout_batch_size": 0}, {"chunk_size": 0}]
+)
+def test_impossible_settings(setting):
+    with pytest.raises(UserError, match=next(iter(setting))):
+        SyntheticRollout(Marked(), Hardmax(), **setting)
