@@ -59,7 +59,7 @@ class SyntheticRollout(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         assert isinstance(agent, Agent)
-        self.synthesizer.terminated = agent.data.task.terminated  # type: ignore[assignment]
+        self.synthesizer.terminated = agent.data.task.terminated
         self.synthesizer.to(agent.device)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """Train and score offline agents, with on-policy data made by dynamics diffusion.
 
-`fit` of an agent first trains the models that its rollout needs and that no earlier run has trained.
+`fit` of an agent first trains the models that its rollout needs and that no earlier run has trained; `validate` and
+`test` score a saved agent. `python -m dydiff analyze --help`: model error over the horizon.
 """
 
 import json
@@ -60,7 +61,8 @@ class DyDiffCLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 1, "enable_model_summary": False},
-            parser_kwargs={"description": __doc__},
+            parser_kwargs={"prog": "python -m dydiff", "description": __doc__},
+            auto_configure_optimizers=False,
             args=list(args),
         )
 
@@ -209,19 +211,27 @@ def _text(value: Any) -> str:
 
 def analyze(args: Sequence[str]) -> None:
     """``analyze``: model error over the horizon, with the parts trained or found as for ``fit``."""
-    parser = Parser(prog="dydiff analyze", description=horizon_error.__doc__ or "")
+    parser = Parser(prog="python -m dydiff analyze", description=horizon_error.__doc__ or "")
     parser.add_argument("-c", "--config", action="config")
     parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
     parser.add_function_arguments(horizon_error, skip={"agent"}, sub_configs=True)
     parser.add_subclass_arguments(Agent, "agent", required=False)
-    parser.link_arguments("source.task.obs_dim", "agent.init_args.obs_dim", apply_on="instantiate")
-    parser.link_arguments("source.task.act_dim", "agent.init_args.act_dim", apply_on="instantiate")
+    parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
+    parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
     config = parser.parse_args(list(args))
     parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
     parts.train_and_load(train_part)
     horizon_error(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
+
+
+def _obs_dim(source: EpisodeSource) -> int:
+    return source.task.obs_dim
+
+
+def _act_dim(source: EpisodeSource) -> int:
+    return source.task.act_dim
 
 
 def _replacing_rollout(args: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import Path_fr
+from lightning.pytorch.callbacks import ProgressBar
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
@@ -133,6 +134,8 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         UserError: The dataset cannot be had or is not sound.
     """
     settings = plain(config)
+    shaping = [each for each in config.trainer.callbacks or [] if not issubclass(class_of(each), ProgressBar)]
+    settings["trainer"]["callbacks"] = plain(shaping)
     shape = {
         "dataset": source.load().fingerprint,
         "seed": settings["seed_everything"],

@@ -245,12 +245,15 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     draft = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
     write_yaml(Path("error.yaml"), {
-        "source": source, "horizon": 6, "synthesizers": {"single-step": draft, "dydiff": synthesizer},
+        "source": source, "synthesizers": {"single-step": draft, "dydiff": synthesizer},
         "num_windows": 5, "holdout_fraction": 0.5})  # fmt: skip
-    assert main(["analyze", "--config", "error.yaml"]) == 0
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    agent = ["--agent=dydiff.agents.td3bc.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
+    checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
+    assert main(["analyze", "--config", "error.yaml", *agent, checkpoint]) == 0
     assert "below single-step" in capsys.readouterr().out
     rows = Path("runs/horizon_error/hopper.csv").read_text().splitlines()
-    assert rows[0] == "actions,synthesizer,step,mean,median,windows" and len(rows) == 1 + 2 * 5
+    assert rows[0] == "actions,synthesizer,step,mean,median,windows" and len(rows) == 1 + 3 * 2 * 5
     assert Path("runs/horizon_error/hopper.png").stat().st_size > 5000
 
 

@@ -9,7 +9,7 @@ import torch
 from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
-from dydiff.envs.replay import replay
+from dydiff.envs.replay import RecordedActions, real_rollout
 
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -124,5 +124,8 @@ def test_replay_is_the_environment(task):
         actions.append(env.action_space.sample() * 0.3)
         obs = env.step(actions[-1])[0]
     states, actions = (torch.tensor(np.array(values), dtype=torch.float32) for values in ([*states, obs], actions))
-    again, _ = replay(task, states[:1], actions[None])
+    twice = RecordedActions(actions[None].repeat(2, 1, 1))  # two worlds at once must not touch each other
+    again, _, valid = real_rollout(task, states[:1].repeat(2, 1), twice, 12)
+    assert torch.equal(again[0], again[1])
     torch.testing.assert_close(again[0], states, atol=2e-3, rtol=1e-3)
+    assert valid.any()

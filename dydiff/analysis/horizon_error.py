@@ -1,7 +1,6 @@
 """Model error over the horizon, against the real environment (the paper's Fig. 3)."""
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,17 +10,20 @@ from torch import Tensor
 from dydiff.agents.base import Agent, check_task
 from dydiff.data.episodes import Episodes, EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.replay import replay, restorable
+from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.models.pretrained import read_checkpoint
 from dydiff.rollout.base import Policy, Synthesizer
+
+_TITLES = {"recorded": "recorded actions", "policy": "the policy's real actions", "on-policy": "on-policy rollout"}
 
 
 class Curve(NamedTuple):
     """Errors of one way to make states, for one way to choose actions.
 
     Attributes:
-        actions: Whose actions: ``recorded`` or ``policy``.
+        actions: ``recorded``: the dataset's actions are given. ``policy``: the actions that the policy really took are
+            given. ``on-policy``: nothing but the first state is given; the synthesizer's own rollout of the policy.
         synthesizer: Its name.
         errors: Squared error of the standardised states, mean over dimensions, ``[W, L]``; NaN after the real episode
             has ended.
@@ -42,44 +44,31 @@ class Curve(NamedTuple):
         return self.errors.nanmedian(0).values
 
 
-class RecordedActions:
-    """A policy that replays actions ``[N, L, A]`` whatever it is shown: one step a call, or all steps at once."""
-
-    def __init__(self, act: Tensor) -> None:
-        self.act = act
-        self.step = 0
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        count, steps = self.act.shape[:2]
-        if len(obs) == count * steps and steps > 1:
-            return self.act.flatten(0, 1)
-        self.step += 1
-        return self.act[:, min(self.step, steps) - 1]
-
-
 def measure(
     synthesizers: dict[str, Synthesizer],
     task: Task,
     episodes: Episodes,
-    horizon: int,
     policy: Policy | None = None,
     num_windows: int = 1000,
     seed: int = 0,
 ) -> list[Curve]:
-    """Roll out each synthesizer from held-out states, and compare with the same actions in the real environment.
+    """Make states by each synthesizer from held-out states, and compare them with the real environment's.
 
     Args:
-        synthesizers: By name; all make trajectories of ``horizon`` steps or more.
+        synthesizers: By name; all of the same ``rollout_length``.
         task: Their task; its environment is the truth.
         episodes: Where the windows come from; not the models' training episodes.
-        horizon: Steps compared.
         policy: A policy to measure with besides the recorded actions.
         num_windows: Windows, spread over the episodes.
         seed: Seed of the windows and of each synthesizer.
 
     Raises:
-        UserError: No episode is long enough.
+        UserError: Rollouts of different lengths, or no episode that is long enough.
     """
+    lengths = {synthesizer.rollout_length for synthesizer in synthesizers.values()}
+    if len(lengths) != 1:
+        raise UserError(f"The synthesizers to compare need one rollout_length, not {sorted(lengths)}.")
+    horizon = lengths.pop()
     starts = episodes.window_starts(horizon)
     windows = episodes.windows(starts, horizon)
     usable = starts[windows.valid.all(1) & restorable(windows.obs[:, 0])]
@@ -87,20 +76,25 @@ def measure(
         raise UserError(f"No held-out episode has {horizon} steps: shorten the rollouts or hold out more.")
     chosen = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))[:num_windows]
     windows = episodes.windows(usable[chosen], horizon)
+    start = windows.obs[:, 0]
     scale = episodes.transitions.obs.std(0, correction=0) + 1e-6
-    policies: dict[str, Callable[[], Policy]] = {"recorded": lambda: RecordedActions(windows.act)}
-    if policy is not None:
-        policies["policy"] = lambda: policy
-    curves = []
-    for actions, make_policy in policies.items():
+
+    def compare(actions: str, policy: Policy, truth: tuple[Tensor, Tensor, Tensor]) -> list[Curve]:
+        obs, act, valid = truth
+        curves = []
         for name, synthesizer in synthesizers.items():
-            synthesizer.terminated = task.terminated  # type: ignore[assignment]
-            generator = torch.Generator().manual_seed(seed)
-            made = synthesizer.synthesize(make_policy(), windows.obs[:, 0], generator)[0]
-            # the last actions may be the policy's answer to states that were corrected since: replay what was made
-            truth, valid = replay(task, windows.obs[:, 0], made.act[:, :horizon])
-            errors = ((made.obs[:, 1:horizon] - truth[:, 1:horizon]) / scale).square().mean(-1)
+            synthesizer.terminated = task.terminated
+            shown = policy if actions == "on-policy" else RecordedActions(act)
+            made = synthesizer.synthesize(shown, start, torch.Generator().manual_seed(seed))[0]
+            errors = ((made.obs[:, 1:horizon] - obs[:, 1:horizon]) / scale).square().mean(-1)
             curves.append(Curve(actions, name, errors.masked_fill(~valid[:, : horizon - 1], torch.nan)))
+        return curves
+
+    recorded = RecordedActions(windows.act)
+    curves = compare("recorded", recorded, real_rollout(task, start, recorded, horizon))
+    if policy is not None:
+        truth = real_rollout(task, start, policy, horizon)
+        curves += compare("policy", policy, truth) + compare("on-policy", policy, truth)
     return curves
 
 
@@ -139,7 +133,7 @@ def plot(curves: list[Curve], path: Path, title: str) -> None:
             steps, colour = range(1, len(curve.mean) + 1), f"C{names.index(curve.synthesizer)}"
             axes.plot(steps, curve.mean, color=colour, label=curve.synthesizer)
             axes.plot(steps, curve.median, color=colour, linestyle="--", linewidth=1)
-        axes.set(yscale="log", xlabel="step", title=f"{kind} actions")
+        axes.set(yscale="log", xlabel="step", title=_TITLES[kind])
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("squared error of standardised states\nmean (solid), median (dashed)")
@@ -150,7 +144,6 @@ def plot(curves: list[Curve], path: Path, title: str) -> None:
 def horizon_error(
     source: EpisodeSource,
     synthesizers: dict[str, Synthesizer],
-    horizon: int = 32,
     agent: Agent | None = None,
     checkpoint: str | None = None,
     num_windows: int = 1000,
@@ -164,8 +157,7 @@ def horizon_error(
 
     Args:
         source: The dataset; its held-out episodes give the start states and the recorded actions.
-        synthesizers: What to compare, by name.
-        horizon: Steps compared, at most each synthesizer's ``rollout_length``.
+        synthesizers: What to compare, by name; all of the same ``rollout_length``.
         agent: An agent whose policy is measured besides the recorded actions.
         checkpoint: Its checkpoint.
         num_windows: Windows, spread over the held-out episodes.
@@ -184,7 +176,7 @@ def horizon_error(
         agent.load_state_dict(content["state_dict"])
     held_out = source.load().split(holdout_fraction)[1]
     with torch.no_grad():
-        curves = measure(synthesizers, source.task, held_out, horizon, agent and agent.act, num_windows, seed)
+        curves = measure(synthesizers, source.task, held_out, agent and agent.act, num_windows, seed)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(curves, folder / f"{source.name}.csv")

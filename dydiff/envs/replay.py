@@ -1,10 +1,13 @@
-"""What really happens: set the state of the real environment and replay actions."""
+"""What really happens: set the state of the real environment, and play from there."""
+
+from copy import copy
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dydiff.data.tasks import Task
+from dydiff.envs.evaluation import Policy
 from dydiff.envs.locomotion import make_env
 
 VELOCITY_CLIP = 10.0  # Hopper's and Walker2d's observations show velocities only within it
@@ -15,34 +18,54 @@ def restorable(obs: Tensor) -> Tensor:
     return (obs.abs() < VELOCITY_CLIP).all(-1)
 
 
-def replay(task: Task, start_obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-    """Play given actions from given states in the real environment.
+@torch.no_grad()
+def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Play a policy from given states in the real environment.
 
     A locomotion state lacks the position along the track, on which the physics do not depend.
 
     Args:
         task: A locomotion task.
         start_obs: First states ``[N, O]``, :func:`restorable` ones.
-        act: Actions ``[N, L, A]``, clipped to [-1, 1].
+        policy: Maps states ``[N, O]`` to actions ``[N, A]``; they are clipped to [-1, 1].
+        num_steps: Steps played, through falls, too.
 
     Returns:
-        True states ``[N, L + 1, O]``, and bool ``[N, L]``: the step lies before or at the first terminal one.
+        True states ``[N, num_steps + 1, O]``, actions ``[N, num_steps, A]``, and bool ``[N, num_steps]``: the step lies
+        before or at the first terminal one.
     """
     env = make_env(task)
     env.reset(seed=0)
     simulator = env.unwrapped
-    count, steps = act.shape[:2]
-    obs = np.empty((count, steps + 1, start_obs.shape[1]), np.float32)
-    for row in range(count):
-        state = np.concatenate([[0.0], start_obs[row].double().numpy()])
-        simulator.data.qacc_warmstart[:] = 0.0  # type: ignore[attr-defined]
+    worlds = []
+    for state in np.insert(start_obs.double().numpy(), 0, 0.0, axis=1):
         simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])  # type: ignore[attr-defined]
-        obs[row, 0] = start_obs[row].numpy()
-        for step in range(steps):
-            action = act[row, step].clamp(-1, 1).numpy()
+        worlds.append(copy(simulator.data))  # type: ignore[attr-defined]
+        worlds[-1].qacc_warmstart[:] = 0.0
+    states, actions = [start_obs], []
+    for _ in range(num_steps):
+        actions.append(policy(states[-1]).clamp(-1, 1))
+        seen = np.empty(start_obs.shape, np.float32)
+        for row, (world, action) in enumerate(zip(worlds, actions[-1].numpy(), strict=True)):
+            simulator.data = world  # type: ignore[attr-defined]
             simulator.do_simulation(action, simulator.frame_skip)  # type: ignore[attr-defined]
-            obs[row, step + 1] = simulator._get_obs()  # type: ignore[attr-defined]
-    env.close()
-    states = torch.from_numpy(obs)
-    terminal = task.terminated(states[:, :-1], act, states[:, 1:])
-    return states, terminal.cumsum(1) - terminal.long() == 0
+            seen[row] = simulator._get_obs()  # type: ignore[attr-defined]
+        states.append(torch.from_numpy(seen))
+    obs, act = torch.stack(states, dim=1), torch.stack(actions, dim=1)
+    terminal = task.terminated(obs[:, :-1], act, obs[:, 1:])
+    return obs, act, terminal.cumsum(1) - terminal.long() == 0
+
+
+class RecordedActions:
+    """A policy that plays given actions ``[N, L, A]`` whatever it is shown: one step a call, or all steps at once."""
+
+    def __init__(self, act: Tensor) -> None:
+        self.act = act
+        self.step = 0
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        count, steps = self.act.shape[:2]
+        if len(obs) == count * steps and steps > 1:
+            return self.act.flatten(0, 1)
+        self.step += 1
+        return self.act[:, self.step - 1]

@@ -5,7 +5,6 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.data.tasks import TerminationRule, never
 from dydiff.errors import UserError
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
@@ -20,14 +19,9 @@ class Autoregressive(Synthesizer):
         reward: Reward model, or the config that trains it.
         rollout_length: Steps of a trajectory (L).
 
-    Attributes:
-        terminated: The task's termination rule; whoever uses the synthesizer on a task sets it.
-
     Raises:
         UserError: ``rollout_length`` below 1.
     """
-
-    terminated: TerminationRule = staticmethod(never)
 
     def __init__(
         self, dynamics: DynamicsEnsemble | Path_fr, reward: RewardModel | Path_fr, rollout_length: int = 100

@@ -9,6 +9,7 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor, nn
 
 from dydiff.data.episodes import Trajectories
+from dydiff.data.tasks import TerminationRule, never
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
 
@@ -23,7 +24,14 @@ class Synthesizer(nn.Module, ABC):
 
     A constructor argument annotated ``SomeModel | Path_fr`` is a pretrained part: a config gives the path of the YAML
     that trains it, and ``fit`` trains it or finds it trained, and passes the module.
+
+    Attributes:
+        rollout_length: Steps of a trajectory (L).
+        terminated: The task's termination rule; whoever uses the synthesizer on a task sets it.
     """
+
+    rollout_length: int
+    terminated: TerminationRule = staticmethod(never)
 
     @abstractmethod
     def synthesize(
