@@ -209,6 +209,14 @@ def test_wrong_input_is_one_line_and_leaves_nothing(place, capsys, options, mess
     assert not Path("runs").exists()
 
 
+def test_horizon_that_no_episode_has(place, capsys):
+    path = Path("pretrain/den.yaml")
+    write_yaml(path, part_config("denoiser.Denoiser", "WindowDataModule", horizon=64, width=8, multipliers=[1, 2]))
+    assert fit() == 2
+    assert "has the horizon's 64 steps, the longest has 40" in capsys.readouterr().err
+    assert not list(Path(".").rglob("*.pt")) and not list(Path(".").rglob("*.ckpt"))
+
+
 def test_unknown_command(capsys):
     assert main(["fitt"]) == 2
     assert "choose from 'fit', 'validate', 'test'" in capsys.readouterr().err

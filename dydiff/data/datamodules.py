@@ -96,7 +96,10 @@ class TransitionDataModule(PretrainingDataModule):
 
 
 class WindowDataModule(PretrainingDataModule):
-    """Batches of :class:`Windows`, as long as the ``horizon`` of the model that is trained on them."""
+    """Batches of :class:`Windows`, as long as the ``horizon`` of the model that is trained on them.
+
+    An episode shorter than the horizon gives one window, padded.
+    """
 
     horizon: int
 
@@ -104,6 +107,12 @@ class WindowDataModule(PretrainingDataModule):
         super().setup(stage)
         assert self.trainer is not None
         self.horizon = int(self.trainer.lightning_module.horizon)  # type: ignore[arg-type]
+        longest = int(self.train_episodes.lengths.max())
+        if longest < self.horizon:
+            raise UserError(
+                f"No training episode of {self.source.name} has the horizon's {self.horizon} steps, the longest has "
+                f"{longest}: lower the denoiser's horizon."
+            )
 
     def items(self, episodes: Episodes) -> "Dataset[Any]":
         return _WindowItems(episodes, self.horizon)
