@@ -173,6 +173,16 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert not Path("runs/parts").exists()
 
 
+def test_a_run_goes_on_from_its_checkpoint(place):
+    assert fit("--trainer.max_epochs=2") == 0
+    assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt") == 0
+    went_on = scalars(1)
+    assert [step for step, _ in went_on["train/critic_loss"]] == [15, 18]
+    first = scalars(0)["rollout/buffer_size"][-1][1]
+    assert went_on["rollout/buffer_size"][0][1] > first  # the synthetic buffer came back
+    assert weights(1)["num_updates"] == 18
+
+
 def test_checkpoint_of_another_task_is_refused(place, capsys):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"

@@ -46,7 +46,7 @@ class Batches(L.Callback):
 
 @pytest.fixture
 def train(write_dataset):
-    def run(rollout, epochs=3, **data_options):
+    def run(rollout, epochs=3, agent=None, **data_options):
         torch.manual_seed(0)
         options = {
             "batch_size": 20,
@@ -60,7 +60,7 @@ def train(write_dataset):
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[batches, rollout],
         )  # fmt: skip
-        trainer.fit(TD3BC(11, 3, hidden_sizes=(8,)), datamodule=data)
+        trainer.fit(agent or TD3BC(11, 3, hidden_sizes=(8,)), datamodule=data)
         return data, batches.stacks
 
     return run
@@ -118,6 +118,17 @@ def test_minibatches_differ_and_follow_the_seed(train):
     for (_, left), (_, right) in zip(first, second, strict=True):
         assert torch.equal(left.obs, right.obs)
     assert not torch.equal(first[0][1].obs[0], first[0][1].obs[1])
+
+
+def test_updates_per_step_changes_nothing(train):
+    agents = []
+    for updates_per_step in (1, 2, 4):
+        torch.manual_seed(1)
+        agents.append(TD3BC(11, 3, hidden_sizes=(8,)))
+        train(SyntheticRollout(Marked(), Hardmax(), 30), agent=agents[-1], updates_per_step=updates_per_step)
+    for agent in agents[1:]:
+        for ours, theirs in zip(agent.parameters(), agents[0].parameters(), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dydiff.data.buffer import TransitionBuffer
@@ -77,15 +76,14 @@ class MixedDataModule(OfflineDataModule):
 
     def sample(self) -> Transitions:
         """The next ``[updates_per_step, batch_size]`` stack of minibatches, drawn with replacement."""
+        # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack.
+        drawn = torch.randint(2**62, (self.updates_per_step, self.batch_size), generator=self.generator)
+        drawn = drawn.to(self.real.reward.device)
         if self.synthetic_share == 0:
-            return self.real.at(self._rows(len(self.real.reward), self.batch_size))
-        real = self.real.at(self._rows(len(self.real.reward), self.num_real))
-        synthetic = self.synthetic.at(self._rows(len(self.synthetic), self.num_synthetic))
+            return self.real.at(drawn % len(self.real.reward))
+        real = self.real.at(drawn[:, : self.num_real] % len(self.real.reward))
+        synthetic = self.synthetic.at(drawn[:, self.num_real :] % len(self.synthetic))
         return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
-
-    def _rows(self, count: int, size: int) -> Tensor:
-        rows = torch.randint(count, (self.updates_per_step, size), generator=self.generator)
-        return rows.to(self.real.reward.device)
 
     def train_dataloader(self) -> "DataLoader[Any]":
         return DataLoader(_Stacks(self), batch_size=None)
