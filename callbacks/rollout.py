@@ -69,9 +69,10 @@ class SyntheticRollout(L.Callback):
             return
         begin = time.perf_counter()
         data = agent.data
-        trajectories, figures = self.roll_out(agent, track(trainer, self._chunks(), "Rollout"))
+        made, figures = self.roll_out(agent, track(trainer, self._chunks(), "Rollout"))
+        trajectories = made.at(made.finite)  # one NaN in the buffer would end the training
         keys = self.filter.keys(trajectories, self._generator(agent, trainer.current_epoch, -1))
-        kept = trajectories.at(keys.topk(self.num_kept).indices.sort().values)
+        kept = trajectories.at(keys.topk(min(self.num_kept, len(keys))).indices.sort().values)
         data.synthetic.insert(kept.transitions())
         self.seconds += time.perf_counter() - begin
         figures |= {
@@ -84,7 +85,8 @@ class SyntheticRollout(L.Callback):
         agent.log_metrics(
             {
                 **{f"rollout/{name}": value.mean() for name, value in figures.items()},
-                "rollout/kept_share": self.num_kept / self.rollout_batch_size,
+                "rollout/kept_share": len(kept.reward) / self.rollout_batch_size,
+                "rollout/non_finite": float(self.rollout_batch_size - len(keys)),
                 "rollout/buffer_size": float(len(data.synthetic)),
                 "rollout/synthetic_share": data.synthetic_share,
                 "seconds/rollout": self.seconds,

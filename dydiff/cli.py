@@ -5,6 +5,7 @@
 """
 
 import json
+import logging
 import sys
 import time
 import warnings
@@ -124,7 +125,8 @@ class DyDiffCLI(LightningCLI):
             where = {"save_dir": str(self.part.directory), "name": "", "version": ""}
         parser = ArgumentParser()
         parser.add_subclass_arguments(Logger, "logger")
-        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": where}
+        arguments = {**where, "default_hp_metric": False}
+        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
         return parser.parse_object({"logger": logger}).logger
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -244,6 +246,21 @@ def _replacing_rollout(args: Sequence[str]) -> list[str]:
     return expanded
 
 
+def _quieten() -> None:
+    """Drop what Lightning and torch say that no user of a run can act on."""
+    for message in (
+        ".*does not have many workers.*",  # batches are gathered, not loaded
+        ".*args parameter is intended to run from within Python.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advice)
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -253,8 +270,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 where the user can mend what is wrong.
     """
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are gathered, not loaded
-    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+    _quieten()
     try:
         arguments = _replacing_rollout(sys.argv[1:] if args is None else args)
         if arguments[:1] == ["analyze"]:

@@ -2,7 +2,7 @@
 
 import lightning as L
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.pretraining import Parts
@@ -17,7 +17,7 @@ def show_line(text: str) -> None:
 
 def show_plan(parts: Parts, name: str, source: EpisodeSource, log_dir: str) -> None:
     """Which parts are reused and which are trained, where they lie, and on what data."""
-    table = Table("stage", "", "where", title="Plan", title_justify="left")
+    table = Table("stage", "", Column("where", overflow="fold"), title="Plan", title_justify="left")
     for part in parts:
         table.add_row(part.name, "reuse" if part.trained else "train", str(part.directory))
     table.add_row(name, "train", log_dir)

@@ -108,6 +108,22 @@ def test_all_real_while_the_buffer_is_too_small(train):
         assert ((batch.reward == MADE).sum(1) == (0 if epoch == 0 else 8)).all()
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_trajectories_that_are_not_finite_never_enter_the_buffer(train, broken):
+    class Broken(Marked):
+        def synthesize(self, policy, start_obs, generator=None):
+            made, figures = super().synthesize(policy, start_obs, generator)
+            made.reward[1] = broken
+            made.obs[2, 2] = broken
+            made.obs[0, 2] = broken  # after the fall: not a valid step
+            return made, figures
+
+    data, _ = train(SyntheticRollout(Broken(), Hardmax(), rollout_batch_size=10, keep_ratio=1.0), epochs=1)
+    stored = data.synthetic.at(torch.arange(len(data.synthetic)))
+    assert len(data.synthetic) == 1 + 2 * 7
+    assert all(value.isfinite().all() for value in stored)
+
+
 def test_without_rollout_everything_is_real(train):
     _, stacks = train(L.Callback())
     assert not any((batch.reward == MADE).any() for _, batch in stacks)

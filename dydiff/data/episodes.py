@@ -64,6 +64,12 @@ class Trajectories(NamedTuple):
         """Number of valid steps, ``[N]``."""
         return self.valid.sum(1)
 
+    @property
+    def finite(self) -> Tensor:
+        """Whether every valid step is made of finite numbers, bool ``[N]``."""
+        steps = self.obs[:, 1:].isfinite().all(-1) & self.act.isfinite().all(-1) & self.reward.isfinite()
+        return (steps | ~self.valid).all(1) & self.obs[:, 0].isfinite().all(-1)
+
     def transitions(self) -> Transitions:
         """The valid steps, in order, as ``[sum(lengths)]`` transitions."""
         keep = self.valid

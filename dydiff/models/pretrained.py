@@ -1,6 +1,7 @@
 """The base class of the models that are trained once, and the files that they are kept in."""
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dydiff.data.episodes import Episodes
 from dydiff.errors import UserError
 
 
-class PretrainedModule(L.LightningModule):
+class PretrainedModule(L.LightningModule, ABC):
     """A model of a dataset: fitted to its statistics, trained on its batches, monitored by ``holdout/loss``.
 
     A subclass has ``fit_statistics`` and ``loss``; its ``holdout_metrics`` has at least ``loss``, the one that early
@@ -31,13 +32,13 @@ class PretrainedModule(L.LightningModule):
         self.act_dim = act_dim
         self.lr = lr
 
+    @abstractmethod
     def fit_statistics(self, episodes: Episodes) -> None:
         """Fit the normalizers to the training episodes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """Training loss of a batch, a scalar."""
-        raise NotImplementedError
 
     def holdout_metrics(self, batch: Any) -> dict[str, Tensor]:
         """Scalars over a holdout batch; ``loss`` among them."""
