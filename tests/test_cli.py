@@ -49,7 +49,7 @@ def place(tmp_path, write_dataset, monkeypatch):
         "reward.RewardModel", "TransitionDataModule", hidden_sizes=[16]))  # fmt: skip
     parts = {"denoiser": "pretrain/den.yaml", "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml"}
     rollout = {
-        "class_path": "callbacks.rollout.SyntheticRollout",
+        "class_path": "callbacks.SyntheticRollout",
         "init_args": {
             "synthesizer": {
                 "class_path": "dydiff.rollout.dydiff.DyDiff",
@@ -112,6 +112,8 @@ def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
     for tag in ("return_kept", "length", "kept_share", "buffer_size", "state_change_2", "action_change_1"):
         assert len(logged[f"rollout/{tag}"]) == 3
     assert {"train/q_mean", "eval/score", "seconds/rollout", "seconds/evaluation"} <= set(logged)
+    facts = yaml.safe_load(Path("runs/run/version_0/hparams.yaml").read_text())
+    assert facts["mujoco2_contacts"] is True and facts["dataset"] == "hopper"
     assert [value for _, value in logged["rollout/synthetic_share"]] == pytest.approx([0.4] * 3)
     sizes = [value for _, value in logged["rollout/buffer_size"]]
     assert sizes == sorted(sizes) and sizes[0] >= 15

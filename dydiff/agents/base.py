@@ -63,6 +63,12 @@ class Agent(L.LightningModule, ABC):
             self.normalizer.fit_standard(self.data.episodes.transitions.obs)
         self.score = NormalizedScore(self.data.task.score_min, self.data.task.score_max)
 
+    def on_fit_start(self) -> None:
+        if self.logger is not None:
+            task = self.data.task
+            facts = {"env_id": task.env_id, "mujoco2_contacts": task.mujoco2_contacts}
+            self.logger.log_hyperparams({"dataset": self.data.source.name, **facts})
+
     def training_step(self, batch: Transitions, batch_idx: int) -> None:
         """``K`` updates on a stack ``[K, B]`` of minibatches; logs the mean of each metric once."""
         collected: dict[str, list[Tensor]] = defaultdict(list)
