@@ -141,8 +141,9 @@ class DyDiffCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self.source.load()
+        self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
         if self.trainer.is_global_zero and self.part is None:
-            show_plan(self.parts, self.name, self.source, str(self.trainer.log_dir))
+            show_plan(self.parts, self.name, self.source, self.log_dir)
         self.seconds = self.parts.train_and_load(train_part)
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
@@ -155,7 +156,7 @@ class DyDiffCLI(LightningCLI):
         if self.part is not None:
             self._publish(self.part, seconds)
         elif self.trainer.is_global_zero:
-            show_result(self.trainer, self.seconds, seconds)
+            show_result(self.trainer, self.log_dir, self.seconds, seconds)
 
     def _publish(self, part: Part, seconds: float) -> None:
         checkpoint = self.trainer.checkpoint_callback

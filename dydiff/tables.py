@@ -29,11 +29,12 @@ def show_plan(parts: Parts, name: str, source: EpisodeSource, log_dir: str) -> N
     )
 
 
-def show_result(trainer: L.Trainer, part_seconds: dict[str, float], fit_seconds: float) -> None:
+def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float], fit_seconds: float) -> None:
     """Score, where checkpoint and logs are, and the time of each stage.
 
     Args:
         trainer: After the agent's fit.
+        log_dir: Where its logs are.
         part_seconds: Seconds of each part trained before it.
         fit_seconds: Seconds of the fit.
     """
@@ -44,7 +45,7 @@ def show_result(trainer: L.Trainer, part_seconds: dict[str, float], fit_seconds:
             table.add_row(label, f"{metrics[key]:.1f} ± {metrics[f'{key}_std']:.1f} over episodes")
     checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none"
     table.add_row("checkpoint", checkpoint)
-    table.add_row("logs", f"tensorboard --logdir {trainer.log_dir}")
+    table.add_row("logs", f"tensorboard --logdir {log_dir}")
     shares = {name: metrics.get(f"seconds/{name}", 0.0) for name in ("rollout", "evaluation")}
     stages = part_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
     table.add_row("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))

@@ -3,11 +3,13 @@
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from dydiff.data.episodes import Transitions
@@ -77,6 +79,16 @@ class Agent(L.LightningModule, ABC):
             for name, value in self.update(minibatch).items():
                 collected[name].append(value)
         self.log_metrics({f"train/{name}": torch.stack(values).mean() for name, values in collected.items()})
+
+    def minimize(self, loss: Tensor, optimizer: LightningOptimizer, parameters: Sequence[Tensor]) -> None:
+        """One step of ``optimizer`` along the gradient of ``loss`` in exactly these parameters, averaged over ranks.
+
+        Other networks that the loss passes through get no gradient, and none is computed for them.
+        """
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+        optimizer.step()
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Log scalars at ``num_updates`` on the x-axis (``step`` is the logger's reserved key for it)."""

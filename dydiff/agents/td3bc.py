@@ -72,16 +72,12 @@ class TD3BC(Agent):
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
         loss, metrics = self.critic_loss(batch)
-        critic_optimizer.zero_grad()
-        self.manual_backward(loss)
-        critic_optimizer.step()
+        self.minimize(loss, critic_optimizer, list(self.critics.parameters()))
 
         if self.num_updates % self.policy_delay == 0:
             loss, actor_metrics = self.actor_loss(batch)
             metrics |= actor_metrics
-            actor_optimizer.zero_grad()
-            self.manual_backward(loss, inputs=list(self.actor.parameters()))
-            actor_optimizer.step()
+            self.minimize(loss, actor_optimizer, list(self.actor.parameters()))
             self.update_targets()
         return metrics
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 Policy = Callable[[Tensor], Tensor]
 """``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states."""
@@ -72,7 +73,7 @@ class NormalizedScore(Metric):
         cast(list[Tensor], self.lengths).append(lengths.float())
 
     def compute(self) -> dict[str, Tensor]:
-        returns, lengths = (torch.cat(cast(list[Tensor], state)) for state in (self.returns, self.lengths))
+        returns, lengths = (dim_zero_cat(cast(list[Tensor], state)) for state in (self.returns, self.lengths))
         scores = 100 * (returns - self.score_min) / (self.score_max - self.score_min)
         return {
             "score": scores.mean(),
