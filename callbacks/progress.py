@@ -51,4 +51,5 @@ def track(trainer: L.Trainer, items: Sequence[Item], description: str) -> Iterat
     for item in items:
         yield item
         progress.advance(task)
+        progress.refresh()
     progress.remove_task(task)
