@@ -20,8 +20,7 @@ class StageProgress(RichProgressBar):
     def __init__(self, measure_seconds: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.measure_seconds = measure_seconds
-        self._begin = 0.0
-        self._told = False
+        self._begin, self._steps, self._told = 0.0, 0, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -37,7 +36,15 @@ class StageProgress(RichProgressBar):
         self._told = True
         remaining = (total - self._steps) * passed / self._steps
         name = type(trainer.lightning_module).__name__
-        print(f"{name}: about {remaining / 60:.1f} more minutes for up to {trainer.max_epochs} epochs on this machine.")
+        print(f"{name}: up to {trainer.max_epochs} epochs take about {duration(remaining)} more on this machine.")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    for limit, size, unit in ((120, 1, "seconds"), (7200, 60, "minutes"), (172_800, 3600, "hours")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
 
 
 def track(trainer: L.Trainer, items: Sequence[Item], description: str) -> Iterator[Item]:
