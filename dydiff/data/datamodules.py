@@ -1,5 +1,6 @@
 """Lightning data modules: transitions and windows to train the models on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,20 +75,20 @@ class PretrainingDataModule(OfflineDataModule):
         episodes = self.source.load()
         self.train_episodes, self.holdout_episodes = episodes.split(self.holdout_fraction, self.split_seed)
 
-    def items(self, episodes: Episodes) -> "Dataset[Any]":
-        """The items of some episodes, as a dataset that gathers a whole batch at once."""
+    def items(self, episodes: Episodes) -> "Items":
+        """What a batch is made of."""
         return _TransitionItems(episodes)
 
     def train_dataloader(self) -> "DataLoader[Any]":
         items = self.items(self.train_episodes)
         count = None if self.batches_per_epoch is None else self.batches_per_epoch * self.batch_size
-        sampler = RandomSampler(items, replacement=count is not None, num_samples=count)  # type: ignore[arg-type]
+        sampler = RandomSampler(items, replacement=count is not None, num_samples=count)
         return DataLoader(items, self.batch_size, sampler=sampler, collate_fn=_identity)
 
     def val_dataloader(self) -> "DataLoader[Any]":
         items = self.items(self.holdout_episodes)
-        step = -(-len(items) // self.max_holdout_items)  # type: ignore[arg-type]
-        chosen = range(0, len(items), step)  # type: ignore[arg-type]
+        step = -(-len(items) // self.max_holdout_items)
+        chosen = range(0, len(items), step)
         return DataLoader(items, max(self.batch_size, 1024), sampler=chosen, collate_fn=_identity)
 
 
@@ -114,11 +115,21 @@ class WindowDataModule(PretrainingDataModule):
                 f"{longest}: lower the denoiser's horizon."
             )
 
-    def items(self, episodes: Episodes) -> "Dataset[Any]":
+    def items(self, episodes: Episodes) -> "Items":
         return _WindowItems(episodes, self.horizon)
 
 
-class _TransitionItems(Dataset[Transitions]):
+class Items(Dataset[Any], ABC):
+    """Items that are gathered a whole batch at once."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, index: Sequence[int]) -> Any: ...
+
+
+class _TransitionItems(Items):
     def __init__(self, episodes: Episodes) -> None:
         self.episodes = episodes
 
@@ -129,7 +140,7 @@ class _TransitionItems(Dataset[Transitions]):
         return self.episodes.transitions.at(torch.tensor(index))
 
 
-class _WindowItems(Dataset[Windows]):
+class _WindowItems(Items):
     def __init__(self, episodes: Episodes, horizon: int) -> None:
         self.episodes = episodes
         self.horizon = horizon

@@ -1,6 +1,7 @@
 """Gymnasium's MuJoCo environments, as D4RL's data were collected in them."""
 
 import warnings
+from typing import Any
 
 import gymnasium as gym
 import mujoco
@@ -27,5 +28,6 @@ def make_env(task: Task | str) -> gym.Env:
         env = gym.make(task.env_id, max_episode_steps=task.episode_limit)
     version = tuple(int(number) for number in mujoco.__version__.split(".")[:2])
     if task.mujoco2_contacts and version >= _SUMS_MARGINS:
-        env.unwrapped.model.geom_margin[:] *= 0.5  # type: ignore[attr-defined]
+        simulator: Any = env.unwrapped
+        simulator.model.geom_margin[:] *= 0.5
     return ClipAction(env)

@@ -1,6 +1,7 @@
 """What really happens: set the state of the real environment, and play from there."""
 
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,20 +37,20 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     """
     env = make_env(task)
     env.reset(seed=0)
-    simulator = env.unwrapped
+    simulator: Any = env.unwrapped
     worlds = []
     for state in np.insert(start_obs.double().numpy(), 0, 0.0, axis=1):
-        simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])  # type: ignore[attr-defined]
-        worlds.append(copy(simulator.data))  # type: ignore[attr-defined]
+        simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])
+        worlds.append(copy(simulator.data))
         worlds[-1].qacc_warmstart[:] = 0.0
     states, actions = [start_obs], []
     for _ in range(num_steps):
         actions.append(policy(states[-1]).clamp(-1, 1))
         seen = np.empty(start_obs.shape, np.float32)
         for row, (world, action) in enumerate(zip(worlds, actions[-1].numpy(), strict=True)):
-            simulator.data = world  # type: ignore[attr-defined]
-            simulator.do_simulation(action, simulator.frame_skip)  # type: ignore[attr-defined]
-            seen[row] = simulator._get_obs()  # type: ignore[attr-defined]
+            simulator.data = world
+            simulator.do_simulation(action, simulator.frame_skip)
+            seen[row] = simulator._get_obs()
         states.append(torch.from_numpy(seen))
     obs, act = torch.stack(states, dim=1), torch.stack(actions, dim=1)
     terminal = task.terminated(obs[:, :-1], act, obs[:, 1:])

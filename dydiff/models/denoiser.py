@@ -1,6 +1,6 @@
 """The trajectory denoiser: an EDM over states and actions, conditioned on the first state and all actions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -90,7 +90,7 @@ class Denoiser(PretrainedModule):
 
         return {"loss": self._loss_at(batch, sigma, noise_like)}
 
-    def _loss_at(self, batch: Windows, sigma: Tensor, noise_like) -> Tensor:  # type: ignore[no-untyped-def]
+    def _loss_at(self, batch: Windows, sigma: Tensor, noise_like: Callable[[Tensor], Tensor]) -> Tensor:
         clean = self._join(batch.obs, batch.act) * batch.valid[..., None]
         noised = replace(clean + sigma[:, None, None] * noise_like(clean), clean, self.mask)
         counted = batch.valid[..., None] & ~self.mask

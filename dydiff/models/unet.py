@@ -34,6 +34,18 @@ class _ResidualBlock(nn.Module):
         return self.second(h) + self.skip(x)
 
 
+class _Level(nn.Module):
+    """Two residual blocks at one resolution."""
+
+    def __init__(self, channels_in: int, channels_out: int, embed_dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.first = _ResidualBlock(channels_in, channels_out, embed_dim, kernel_size)
+        self.second = _ResidualBlock(channels_out, channels_out, embed_dim, kernel_size)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.second(self.first(x, embedding), embedding)
+
+
 class _NoiseEmbedding(nn.Module):
     """Sinusoidal features of ``c_noise [B]``, then two linear layers: ``[B, dim]``."""
 
@@ -69,22 +81,22 @@ class TemporalUNet(nn.Module):
         self.stride = 2 ** (len(channels) - 1)
         self.embed = _NoiseEmbedding(width)
 
-        def block(channels_in: int, channels_out: int) -> _ResidualBlock:
-            return _ResidualBlock(channels_in, channels_out, width, kernel_size)
+        def level(channels_in: int, channels_out: int) -> _Level:
+            return _Level(channels_in, channels_out, width, kernel_size)
 
         self.down = nn.ModuleList()
         self.shrink = nn.ModuleList()
         last = dim
-        for level, size in enumerate(channels):
-            self.down.append(nn.ModuleList([block(last, size), block(size, size)]))
-            deepest = level == len(channels) - 1
+        for depth, size in enumerate(channels, start=1):
+            self.down.append(level(last, size))
+            deepest = depth == len(channels)
             self.shrink.append(nn.Identity() if deepest else nn.Conv1d(size, size, 3, stride=2, padding=1))
             last = size
-        self.middle = nn.ModuleList([block(last, last), block(last, last)])
+        self.middle = level(last, last)
         self.up = nn.ModuleList()
         self.grow = nn.ModuleList()
         for size, above in zip(channels[:0:-1], channels[-2::-1], strict=True):
-            self.up.append(nn.ModuleList([block(2 * size, above), block(above, above)]))
+            self.up.append(level(2 * size, above))
             self.grow.append(nn.ConvTranspose1d(above, above, 4, stride=2, padding=1))
         self.out = nn.Sequential(_Conv(width, width, kernel_size), nn.Conv1d(width, dim, 1))
 
@@ -94,16 +106,10 @@ class TemporalUNet(nn.Module):
         h = F.pad(x.transpose(1, 2), (0, -steps % self.stride), mode="replicate")
         embedding = self.embed(noise)
         skips = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            for block in blocks:  # type: ignore[attr-defined]
-                h = block(h, embedding)
-            skips.append(h)
-            h = shrink(h)
-        for block in self.middle:
-            h = block(h, embedding)
-        for blocks, grow in zip(self.up, self.grow, strict=True):
-            h = torch.cat([h, skips.pop()], dim=1)
-            for block in blocks:  # type: ignore[attr-defined]
-                h = block(h, embedding)
-            h = grow(h)
+        for level, shrink in zip(self.down, self.shrink, strict=True):
+            skips.append(level(h, embedding))
+            h = shrink(skips[-1])
+        h = self.middle(h, embedding)
+        for level, grow in zip(self.up, self.grow, strict=True):
+            h = grow(level(torch.cat([h, skips.pop()], dim=1), embedding))
         return self.out(h)[:, :, :steps].transpose(1, 2)
