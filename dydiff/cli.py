@@ -18,7 +18,7 @@ import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from dydiff.agents.base import Agent, check_task
 from dydiff.analysis.horizon_error import horizon_error
@@ -116,18 +116,6 @@ class DyDiffCLI(LightningCLI):
         machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
         options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
         self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
-        if config.trainer.logger in (None, True):
-            config.trainer.logger = self._logger()
-
-    def _logger(self) -> Namespace:
-        where = {"save_dir": self._config.runs_dir, "name": self.name}
-        if self.part is not None:
-            where = {"save_dir": str(self.part.directory), "name": "", "version": ""}
-        parser = ArgumentParser()
-        parser.add_subclass_arguments(Logger, "logger")
-        arguments = {**where, "default_hp_metric": False}
-        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
-        return parser.parse_object({"logger": logger}).logger
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
@@ -141,6 +129,8 @@ class DyDiffCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self.source.load()
+        if self._config.trainer.logger in (None, True):
+            self.trainer.logger = self._logger()
         self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, self.log_dir)
@@ -148,6 +138,14 @@ class DyDiffCLI(LightningCLI):
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         self.begin = time.perf_counter()
+
+    def _logger(self) -> TensorBoardLogger:
+        """TensorBoard in the part's folder, or in a folder that no other run has taken."""
+        if self.part is not None:
+            return TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False)
+        folder = Path(self._config.runs_dir, self.name)
+        version = claim_version(folder) if self.trainer.is_global_zero else 0
+        return TensorBoardLogger(self._config.runs_dir, self.name, version, default_hp_metric=False)
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.begin
@@ -188,6 +186,18 @@ class _Parsed(DyDiffCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+def claim_version(folder: Path) -> int:
+    """Make the first ``version_N`` that is not there; of runs that start together, each gets its own."""
+    version = 0
+    while True:
+        try:
+            (folder / f"version_{version}").mkdir(parents=True)
+        except FileExistsError:
+            version += 1
+        else:
+            return version
 
 
 def parse_fit(args: Sequence[str]) -> Namespace:

@@ -1,6 +1,7 @@
 """Whole runs through the command line, on tiny models."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dydiff.cli import main, parse_fit
+from dydiff.cli import claim_version, main, parse_fit
 
 CONFIGS = ROOT / "configs"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")
@@ -158,6 +159,12 @@ def test_rollout_switch_replaces_the_kind_of_data_whole(place):
     args = ["fit", "--config", str(CONFIGS / "demo.yaml")]
     config = parse_fit([*args, "--rollout=null", "--rollout", str(CONFIGS / "rollout/autoregressive.yaml")])
     assert config.rollout.init_args.synthesizer.init_args.rollout_length == 100
+
+
+def test_runs_that_start_together_do_not_share_a_folder(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(lambda _: claim_version(tmp_path / "run"), range(40)))
+    assert sorted(versions) == list(range(40))
 
 
 def test_saved_agent_is_scored_again(place, capsys):
