@@ -1,5 +1,7 @@
 """Whole runs through the command line, on tiny models."""
 
+import re
+import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -282,6 +284,16 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     rows = Path("runs/horizon_error/hopper.csv").read_text().splitlines()
     assert rows[0] == "actions,synthesizer,step,mean,median,windows" and len(rows) == 1 + 3 * 2 * 5
     assert Path("runs/horizon_error/hopper.png").stat().st_size > 5000
+
+
+DOCUMENTED = re.findall(r"`(--[^`]+)`", (ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("options", [options for options in DOCUMENTED if " " in options])
+def test_every_option_in_the_readme_is_one(options, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    spelled = shlex.split(options.replace("my_package.MyAgent", "dydiff.agents.td3bc.TD3BC"))
+    assert parse_fit(["fit", "--config", "configs/td3bc_hopper_mr.yaml", *spelled]).model.class_path
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
