@@ -1,5 +1,7 @@
 """The models learn a world that is known in closed form, through a Trainer as their configs train them."""
 
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
@@ -111,13 +113,21 @@ def test_reward_model_learns(tmp_path):
     assert error < 0.02
 
 
+LAST_BIAS = "network.out.1.bias"
+
+
 def test_denoiser_learns_the_rollout_and_samples_it(tmp_path):
     """A one-call warm start and the full sampler both move a wrong draft to the true states; EMA weights are kept."""
     torch.manual_seed(0)
     model = Denoiser(OBS_DIM, ACT_DIM, horizon=8, width=32, multipliers=(1, 2), normalization="standard", lr=3e-3)
     data = WindowDataModule(LinearSource(), batch_size=64, batches_per_epoch=150)
-    fit(model, data, tmp_path, 4, EMAWeightAveraging(decay=0.98))
-    model.eval()
+    checkpoint = fit(model, data, tmp_path, 4, EMAWeightAveraging(decay=0.98))
+    saved = torch.load(checkpoint.best_model_path, weights_only=True)
+    assert not torch.equal(saved["state_dict"][LAST_BIAS], saved["current_model_state"][LAST_BIAS])
+    publish(Path(checkpoint.best_model_path), tmp_path / "weights.pt")
+    load_weights(model, tmp_path / "weights.pt")  # the average, whose loss was watched, not the last step's weights
+    holdout = next(iter(data.val_dataloader()))
+    assert model.holdout_metrics(holdout)["loss"].item() == pytest.approx(float(checkpoint.best_model_score), rel=1e-4)
     act = torch.rand(200, 8, ACT_DIM) * 2 - 1
     truth = true_rollout(torch.randn(200, OBS_DIM), act)[:, :-1]
     scale = episodes().transitions.obs.std(0)
@@ -158,7 +168,7 @@ def test_best_weights_are_the_best_not_the_last(tmp_path):
     stopping = EarlyStopping("holdout/loss", patience=2)
     checkpoint = fit(model, data, tmp_path / "fit", 20, Spoil(), stopping)
     assert len(losses) < 20 and losses[-1] > 10 * min(losses)
-    publish(tmp_path / "fit" / checkpoint.best_model_path.rsplit("/", 1)[-1], tmp_path / "weights.pt")
+    publish(Path(checkpoint.best_model_path), tmp_path / "weights.pt")
     best = RewardModel(OBS_DIM, ACT_DIM)
     load_weights(best, tmp_path / "weights.pt")
     holdout = data.holdout_episodes.transitions
