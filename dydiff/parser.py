@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dydiff.errors import UserError, did_you_mean
@@ -48,7 +49,8 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
         classes = [name for name, _ in inspect.getmembers(importlib.import_module(missing[1]), inspect.isclass)]
         return f"No class '{missing[2]}' in {missing[1]}.{did_you_mean(missing[2], classes)}"
-    told = [line.strip(" -") for line in message.splitlines() if not _BOOKKEEPING.match(line.strip(" -"))]
+    lines = [line.strip(" -") for line in message.splitlines()]
+    told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
 
@@ -66,7 +68,11 @@ def _arguments(class_path: str) -> list[str]:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The :class:`UserError` that a library wrapped into its own errors, if there is one."""
-    while error is not None and not isinstance(error, UserError):
+    """What the user can mend, however deep a library has wrapped it; Lightning's own misconfigurations, too."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        if isinstance(error, MisconfigurationException):
+            return UserError(" ".join(str(error).split()))
         error = error.__cause__ or error.__context__
-    return error
+    return None

@@ -218,6 +218,8 @@ def test_checkpoint_of_another_task_is_refused(place, capsys):
         (["--model=dydiff.agents.td3bc.TD3BD"], "Did you mean TD3BC"),
         (["--data.init_args.batch_size=many"], "data.batch_size: Expected a <class 'int'>. Got value: many"),
         (["--data.init_args.source.init_args.path=missing.hdf5"], "No dataset at"),
+        (["--trainer.devices=0"], "is not a valid input using cpu"),
+        (["--trainer.callbacks=nope"], "trainer.callbacks: Expected a path but nope"),
         (["--ckpt_path=missing.ckpt"], "No checkpoint at"),
         (["--ckpt_path=run.yaml"], "run.yaml is damaged or not a checkpoint"),
     ],
