@@ -27,7 +27,7 @@ from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule, publish, read_checkpoint
 from dydiff.parser import Parser, user_error
-from dydiff.pretraining import Part, Parts, class_of, part_directory, plain
+from dydiff.pretraining import Part, Parts, class_of, make_absolute, part_directory, plain
 from dydiff.rollout.base import Synthesizer
 from dydiff.tables import show_line, show_plan, show_result
 
@@ -79,6 +79,7 @@ class DyDiffCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
+        parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
         parser.add_subclass_arguments(
             L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
         )
@@ -108,7 +109,8 @@ class DyDiffCLI(LightningCLI):
             config.rollout = Namespace(NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return
-        self.name = Path(str(config.config[0])).stem if config.config else "run"
+        self.name = config.name = config.name or (Path(str(config.config[0])).stem if config.config else "run")
+        make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
             if self.part.trained:

@@ -161,6 +161,15 @@ def class_of(config: Namespace) -> type:
     return getattr(importlib.import_module(module_name), class_name)
 
 
+def make_absolute(config: Namespace) -> None:
+    """Replace relative paths of parts, so that a config saved elsewhere still finds them."""
+    for key, value in vars(config).items():
+        if isinstance(value, Path_fr):
+            config[key] = Path_fr(value.absolute)
+        elif isinstance(value, Namespace):
+            make_absolute(value)
+
+
 def plain(value: Any) -> Any:
     """Nested dicts and lists of a parsed config, without the bookkeeping of where it was read."""
     if isinstance(value, Namespace):

@@ -128,8 +128,11 @@ def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
     # trained or found, the parts make the same agent, to the bit
     first, second = weights(0), weights(1)
     assert all(torch.equal(first[key], second[key]) for key in first)
+    # the config that a run leaves in its folder is the run again, from anywhere
+    assert main(["fit", "--config", "runs/run/version_0/config.yaml"]) == 0
+    assert all(torch.equal(first[key], value) for key, value in weights(2).items())
     assert fit("--seed_everything=1") == 0
-    assert any(not torch.equal(first[key], value) for key, value in weights(2).items())
+    assert any(not torch.equal(first[key], value) for key, value in weights(3).items())
 
 
 def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
