@@ -12,7 +12,8 @@ import yaml
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dydiff.cli import claim_version, main, parse_fit
+from dydiff.cli import main
+from dydiff.lightning_cli import claim_version, parse_fit
 
 CONFIGS = ROOT / "configs"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")

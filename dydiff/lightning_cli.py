@@ -1,0 +1,220 @@
+"""Train and score offline agents, with on-policy data made by dynamics diffusion.
+
+`fit` of an agent first trains the models that its rollout needs and that no earlier run has trained; `validate` and
+`test` score a saved agent. `python -m dydiff analyze --help`: model error over the horizon.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dydiff.agents.base import Agent, check_task
+from dydiff.data.datamodules import OfflineDataModule
+from dydiff.data.episodes import EpisodeSource
+from dydiff.errors import UserError
+from dydiff.models.pretrained import PretrainedModule, publish, read_checkpoint
+from dydiff.parser import Parser
+from dydiff.pretraining import Part, Parts, class_of, make_absolute, part_directory, plain
+from dydiff.rollout.base import Synthesizer
+from dydiff.tables import show_line, show_plan, show_result
+
+_INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+_KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")  # Lightning's own words for --ckpt_path
+NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
+
+
+class AlreadyTrained(Exception):
+    """There is nothing to do: the part that a command trains lies there trained."""
+
+
+class DyDiffCLI(LightningCLI):
+    """One command: parse, check everything that can be checked, train missing parts, then do it.
+
+    Args:
+        args: Command line without the program's name.
+
+    Raises:
+        AlreadyTrained: The command trains a part that lies there trained.
+    """
+
+    part: Part | None = None
+    parts: Parts
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            L.LightningModule,
+            OfflineDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 1, "enable_model_summary": False},
+            parser_kwargs={"prog": "python -m dydiff", "description": __doc__},
+            auto_configure_optimizers=False,
+            args=list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+        return {"fit": skipped, "validate": skipped, "test": skipped}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = Parser(**kwargs, allow_abbrev=False)
+        parser.add_argument("-c", "--config", action="config", help="A YAML file; later ones and options override it.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
+        parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
+        parser.add_subclass_arguments(
+            L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
+        )
+        parser.set_defaults({"rollout": NO_ROLLOUT})
+        parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
+        parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
+        parser.add_instantiator(self._make_synthesizer, Synthesizer)
+
+    def _make_synthesizer(self, *args: Any, **kwargs: Any) -> Synthesizer:
+        return self.parts.make_synthesizer(*args, **kwargs)
+
+    # --- before anything is made
+
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        self.checkpoint = None
+        if path is not None and path not in _KNOWN_CHECKPOINTS:
+            self.checkpoint = read_checkpoint(Path(path))
+        super()._parse_ckpt_path()
+
+    def before_instantiate_classes(self) -> None:
+        config = self._config
+        self.source = make_source(config.data.init_args.source)
+        if self.checkpoint is not None and issubclass(class_of(config.model), Agent):
+            check_task(self.checkpoint, self.source.task)
+        if self.subcommand != "fit":
+            config.rollout = Namespace(NO_ROLLOUT)
+            config.trainer.logger = config.trainer.logger or False
+            return
+        self.name = config.name = config.name or (Path(str(config.config[0])).stem if config.config else "run")
+        make_absolute(config.rollout)
+        if issubclass(class_of(config.model), PretrainedModule):
+            self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
+            if self.part.trained:
+                raise AlreadyTrained(f"Already trained: {self.part.weights}. Delete it to train it again.")
+        machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
+        options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
+        self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
+        callbacks = [*(trainer.callbacks or []), rollout]
+        if trainer.enable_progress_bar is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        trainer.callbacks = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    # --- around fit
+
+    def before_fit(self) -> None:
+        self.source.load()
+        if self._config.trainer.logger in (None, True):
+            self.trainer.logger = self._logger()
+        self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
+        if self.trainer.is_global_zero and self.part is None:
+            show_plan(self.parts, self.name, self.source, self.log_dir)
+        self.seconds = self.parts.train_and_load(train_part)
+        # Whether parts were trained or found must not change the agent.
+        L.seed_everything(self._config.seed_everything, verbose=False)
+        self.begin = time.perf_counter()
+
+    def _logger(self) -> TensorBoardLogger:
+        """TensorBoard in the part's folder, or in a folder that no other run has taken."""
+        if self.part is not None:
+            return TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False)
+        folder = Path(self._config.runs_dir, self.name)
+        version = claim_version(folder) if self.trainer.is_global_zero else 0
+        return TensorBoardLogger(self._config.runs_dir, self.name, version, default_hp_metric=False)
+
+    def after_fit(self) -> None:
+        seconds = time.perf_counter() - self.begin
+        if self.trainer.interrupted:
+            return
+        if self.part is not None:
+            self._publish(self.part, seconds)
+        elif self.trainer.is_global_zero:
+            show_result(self.trainer, self.log_dir, self.seconds, seconds)
+
+    def _publish(self, part: Part, seconds: float) -> None:
+        checkpoint = self.trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "")
+        if not best:
+            raise UserError(f"'{part.name}' kept no best weights: its trainer needs a ModelCheckpoint with 'monitor'.")
+        if self.trainer.is_global_zero:
+            publish(Path(best), part.weights)
+            loss = float(checkpoint.best_model_score)  # type: ignore[union-attr]
+            show_line(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
+        self.trainer.strategy.barrier()
+
+    @property
+    def _config(self) -> Namespace:
+        return self.config[self.subcommand]
+
+
+class _Parsed(DyDiffCLI):
+    """A command that is parsed and not run; it leaves the run's random numbers alone."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def claim_version(folder: Path) -> int:
+    """Make the first ``version_N`` that is not there; of runs that start together, each gets its own."""
+    version = 0
+    while True:
+        try:
+            (folder / f"version_{version}").mkdir(parents=True)
+        except FileExistsError:
+            version += 1
+        else:
+            return version
+
+
+def parse_fit(args: Sequence[str]) -> Namespace:
+    """The config of a ``fit`` command, defaults filled in; nothing is run."""
+    return _Parsed(args).config.fit
+
+
+def train_part(args: Sequence[str]) -> None:
+    """Run the ``fit`` command of a part, unless another run has trained it meanwhile."""
+    with suppress(AlreadyTrained):
+        DyDiffCLI(args)
+
+
+def make_source(config: Namespace) -> EpisodeSource:
+    """The dataset source of a parsed config."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(EpisodeSource, "source", required=True)
+    return parser.instantiate_classes(parser.parse_object({"source": plain(config)})).source
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(plain(value))
