@@ -12,6 +12,7 @@ from dydiff.data.episodes import Episodes, EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
+from dydiff.files import replacing
 from dydiff.models.pretrained import read_checkpoint
 from dydiff.rollout.base import Policy, Synthesizer
 
@@ -109,8 +110,7 @@ def crossing(curve: Curve, reference: Curve) -> int | None:
 
 def write_csv(curves: list[Curve], path: Path) -> None:
     """One row for each step: ``actions, synthesizer, step, mean, median, windows``."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["actions", "synthesizer", "step", "mean", "median", "windows"])
         for curve in curves:
@@ -118,7 +118,6 @@ def write_csv(curves: list[Curve], path: Path) -> None:
             for step, values in enumerate(zip(curve.mean, curve.median, counts, strict=True), start=1):
                 mean, median, count = (value.item() for value in values)
                 rows.writerow([curve.actions, curve.synthesizer, step, f"{mean:.6g}", f"{median:.6g}", count])
-    part.replace(path)
 
 
 def plot(curves: list[Curve], path: Path, title: str) -> None:
@@ -138,7 +137,8 @@ def plot(curves: list[Curve], path: Path, title: str) -> None:
     axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("squared error of standardised states\nmean (solid), median (dashed)")
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def horizon_error(
@@ -178,7 +178,6 @@ def horizon_error(
     with torch.no_grad():
         curves = measure(synthesizers, source.task, held_out, agent and agent.act, num_windows, seed)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     write_csv(curves, folder / f"{source.name}.csv")
     plot(curves, folder / f"{source.name}.png", source.name)
     for curve in curves:

@@ -15,6 +15,7 @@ import torch
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
 from dydiff.data.tasks import TASKS, RemoteDataset, Task, find_dataset, find_task
 from dydiff.errors import UserError
+from dydiff.files import replacing
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
@@ -106,18 +107,14 @@ def cached_file(remote: RemoteDataset) -> Path:
     path = dataset_folder() / Path(remote.url).name
     if path.is_file():
         return path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _download(remote, part)
-        part.replace(path)
+        with replacing(path) as part:
+            _download(remote, part)
     except (urllib.error.URLError, OSError, TimeoutError) as error:
         raise UserError(
             f"Could not download {remote.url} ({error}). Put the file at {path} yourself, or set D4RL_DATASET_DIR "
             "to the folder that has it; configs/demo.yaml runs without a download."
         ) from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -1,6 +1,5 @@
 """The base class of the models that are trained once, and the files that they are kept in."""
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from dydiff.data.datamodules import PretrainingDataModule
 from dydiff.data.episodes import Episodes
 from dydiff.errors import UserError
+from dydiff.files import replacing
 
 
 class PretrainedModule(L.LightningModule, ABC):
@@ -65,13 +65,8 @@ class PretrainedModule(L.LightningModule, ABC):
 def publish(checkpoint: Path, target: Path) -> None:
     """Keep a Lightning checkpoint's weights, and nothing else of it, as ``target``: whole or not at all."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(target) as part:
         torch.save({"state_dict": content["state_dict"]}, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
