@@ -101,6 +101,8 @@ def _not_finite(shape, row):
         ({"rewards": None}, "has no rewards"),
         ({"observations": np.zeros((8, 10), np.float32)}, r"has shape \(8, 10\), the task needs \(8, 11\)"),
         ({"actions": np.zeros((7, 3), np.float32)}, "'actions' has shape"),
+        ({"timeouts": np.zeros(7, bool)}, r"'timeouts' has shape \(7,\), the task needs \(8,\)"),
+        ({"terminals": np.zeros((8, 2), bool)}, "'terminals' has shape"),
         ({"rewards": _not_finite(8, 5)}, "'rewards' has a value that is not finite in row 5"),
         ({"next_observations": _not_finite((8, 11), 2)}, "'next_observations' .* row 2"),
         ({"actions": np.full((8, 3), 1.5, np.float32)}, r"actions reach 1.5, but must lie in \[-1, 1\]"),

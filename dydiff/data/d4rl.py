@@ -1,8 +1,8 @@
 """D4RL's HDF5 layout: from a path, from D4RL's cache folder, or downloaded into it."""
 
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -110,7 +110,7 @@ def cached_file(remote: RemoteDataset) -> Path:
     try:
         with replacing(path) as part:
             _download(remote, part)
-    except (urllib.error.URLError, OSError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"Could not download {remote.url} ({error}). Put the file at {path} yourself, or set D4RL_DATASET_DIR "
             "to the folder that has it; configs/demo.yaml runs without a download."
@@ -142,6 +142,7 @@ def _download(remote: RemoteDataset, part: Path) -> None:
 def _read(path: Path, obs_dim: int, act_dim: int, modified_ns: int, num_bytes: int) -> Episodes:
     arrays = _read_arrays(path)
     _check(path, arrays, obs_dim, act_dim)
+    arrays["timeouts"] &= ~arrays["terminals"]
     ends = arrays["terminals"] | arrays["timeouts"]
     if "next_observations" not in arrays:
         arrays, ends = _with_next_observations(path, arrays, ends)
@@ -175,7 +176,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]
     arrays.setdefault("timeouts", np.zeros(arrays["terminals"].shape, bool))
-    arrays["timeouts"] &= ~arrays["terminals"]
     return arrays
 
 

@@ -38,7 +38,7 @@ class OfflineDataModule(L.LightningDataModule):
         return self.task.act_dim
 
 
-class PretrainingDataModule(OfflineDataModule):
+class PretrainingDataModule(OfflineDataModule, ABC):
     """Training and holdout batches for one of the models; the holdout is made of whole episodes.
 
     Args:
@@ -75,9 +75,9 @@ class PretrainingDataModule(OfflineDataModule):
         episodes = self.source.load()
         self.train_episodes, self.holdout_episodes = episodes.split(self.holdout_fraction, self.split_seed)
 
+    @abstractmethod
     def items(self, episodes: Episodes) -> "Items":
         """What a batch is made of."""
-        return _TransitionItems(episodes)
 
     def train_dataloader(self) -> "DataLoader[Any]":
         items = self.items(self.train_episodes)
@@ -94,6 +94,9 @@ class PretrainingDataModule(OfflineDataModule):
 
 class TransitionDataModule(PretrainingDataModule):
     """Batches of :class:`Transitions`, for the dynamics and the reward model."""
+
+    def items(self, episodes: Episodes) -> "Items":
+        return _TransitionItems(episodes)
 
 
 class WindowDataModule(PretrainingDataModule):
