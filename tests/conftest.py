@@ -8,6 +8,8 @@ import torch
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parent.parent
 
+torch.set_num_threads(1)  # on tiny tensors, threads that wait for each other on a busy machine take most of the time
+
 
 @pytest.fixture
 def golden():

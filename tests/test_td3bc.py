@@ -1,49 +1,11 @@
-"""TD3BC against CORL's numbers, and what an update may change."""
+"""TD3BC against CORL's numbers."""
 
-import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from training import train
 
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Transitions
-from dydiff.data.tasks import HOPPER
-
-
-class _Batches(L.LightningDataModule):
-    """Given minibatches, ``updates_per_step`` a training step, on identity-normalised states."""
-
-    task = HOPPER
-
-    def __init__(self, batches, updates_per_step):
-        super().__init__()
-        self.stacks = [
-            batches.at(slice(first, first + updates_per_step))
-            for first in range(0, len(batches.reward), updates_per_step)
-        ]
-
-        class Identity:
-            obs = torch.stack([-torch.ones(batches.obs.shape[-1]), torch.ones(batches.obs.shape[-1])])
-
-        self.episodes = type("Episodes", (), {"transitions": Identity})
-
-    def train_dataloader(self):
-        return DataLoader(self.stacks, batch_size=None)
-
-
-def train(agent, batches, updates_per_step=1):
-    losses = []
-
-    class Record(L.Callback):
-        def on_train_batch_end(self, trainer, *args):
-            losses.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-    trainer = L.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Record()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=_Batches(batches, updates_per_step))
-    return losses
 
 
 def golden_agent(golden):
@@ -95,32 +57,9 @@ def test_six_updates_equal_corl(golden, updates_per_step):
 def test_terminal_stops_the_bootstrap_and_timeout_does_not():
     agent = TD3BC(5, 2, policy_noise=0.0)
     batch = Transitions(torch.randn(4, 5), torch.rand(4, 2), torch.randn(4), torch.randn(4, 5), torch.ones(4).bool())
-    q = agent.q_values(agent.critics, batch.obs, batch.act)
+    q = agent.critics.q_values(batch.obs, batch.act)
     torch.testing.assert_close(agent.critic_loss(batch)[0], (q - batch.reward).square().mean(1).sum())
     alive = batch._replace(terminal=torch.zeros(4).bool())
-    next_q = agent.q_values(agent.target_critics, batch.next_obs, agent.target_actor(batch.next_obs)).min(0).values
+    next_q = agent.target_critics.q_values(batch.next_obs, agent.target_actor(batch.next_obs)).min(0).values
     target = batch.reward + 0.99 * next_q
     torch.testing.assert_close(agent.critic_loss(alive)[0], (q - target).square().mean(1).sum())
-
-
-def test_learns_the_best_action_of_a_bandit():
-    """One state, reward -(a - 0.5)^2, actions of the data uniform: cloning gives 0, a large alpha must go to 0.5."""
-    agent = TD3BC(2, 1, hidden_sizes=(64, 64), alpha=50.0, gamma=0.0, lr=5e-4)
-    act = torch.rand(1600, 64, 1) * 2 - 1
-    states = torch.zeros(1600, 64, 2)
-    batches = Transitions(states, act, -(act[..., 0] - 0.5).square(), states, torch.ones(1600, 64).bool())
-    train(agent, batches, updates_per_step=50)
-    assert agent.act(torch.zeros(1, 2)).item() == pytest.approx(0.5, abs=0.2)
-
-
-def test_rescaled_observations_give_the_same_policy():
-    """The normalizer is fitted to the data, so units of measurement cannot matter."""
-    torch.manual_seed(3)
-    obs = torch.randn(500, 4)
-    agents = []
-    for scale, shift in ((1.0, 0.0), (1000.0, -7.0)):
-        torch.manual_seed(5)
-        agent = TD3BC(4, 2)
-        agent.normalizer.fit_standard(obs * scale + shift, floor=0.0)
-        agents.append(agent.act(obs * scale + shift))
-    torch.testing.assert_close(*agents, atol=1e-4, rtol=1e-4)

@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ class Agent(L.LightningModule, ABC):
     Args:
         obs_dim: Size of a state.
         act_dim: Size of an action.
+        sample_eval_actions: Evaluate with sampled instead of deterministic actions.
 
     Attributes:
         normalizer: Standardises states; fitted to the dataset before training.
@@ -35,11 +37,12 @@ class Agent(L.LightningModule, ABC):
 
     num_updates: Tensor
 
-    def __init__(self, obs_dim: int, act_dim: int) -> None:
+    def __init__(self, obs_dim: int, act_dim: int, sample_eval_actions: bool = False) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.obs_dim = obs_dim
         self.act_dim = act_dim
+        self.sample_eval_actions = sample_eval_actions
         self.normalizer = Normalizer(obs_dim)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.evaluation_seconds = 0.0
@@ -52,8 +55,28 @@ class Agent(L.LightningModule, ABC):
         """
 
     @abstractmethod
-    def act(self, obs: Tensor) -> Tensor:
-        """Actions ``[N, A]`` in [-1, 1] for raw states ``[N, O]``: for evaluation and rollouts."""
+    def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Actions for evaluation and rollouts.
+
+        Args:
+            obs: Raw states ``[N, O]``.
+            sample: Draw from the policy, where it is a distribution, instead of its deterministic action.
+            generator: Source of that randomness.
+
+        Returns:
+            Actions ``[N, A]`` in [-1, 1].
+        """
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Log-density ``[N]`` of actions up to a constant; guided synthesizers follow its gradient.
+
+        For a policy without a density: a Gaussian of unit variance around its deterministic action (as PGD has it).
+        """
+        return -(act - self.act(obs)).square().sum(-1) / 2
+
+    def policy(self, sample: bool, generator: torch.Generator | None = None) -> "AgentPolicy":
+        """What rollouts and evaluations see of the agent."""
+        return AgentPolicy(self, sample, generator)
 
     @property
     def data(self) -> MixedDataModule:
@@ -80,14 +103,23 @@ class Agent(L.LightningModule, ABC):
                 collected[name].append(value)
         self.log_metrics({f"train/{name}": torch.stack(values).mean() for name, values in collected.items()})
 
-    def minimize(self, loss: Tensor, optimizer: LightningOptimizer, parameters: Sequence[Tensor]) -> None:
+    def minimize(
+        self,
+        loss: Tensor,
+        optimizer: LightningOptimizer,
+        parameters: Sequence[Tensor],
+        max_grad_norm: float | None = None,
+    ) -> None:
         """One step of ``optimizer`` along the gradient of ``loss`` in exactly these parameters, averaged over ranks.
 
-        Other networks that the loss passes through get no gradient, and none is computed for them.
+        Other networks that the loss passes through get no gradient, and none is computed for them. Given
+        ``max_grad_norm``, the gradient is clipped to it.
         """
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+        if max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
@@ -98,7 +130,9 @@ class Agent(L.LightningModule, ABC):
         """Play the episodes whose seeds are in the batch."""
         begin = time.perf_counter()
         seeds = [int(seed) for seed in batch]
-        episodes = play_episodes(self.act, partial(make_env, self.data.task), seeds, self.device)
+        generator = torch.Generator(self.device).manual_seed(seeds[0])  # an evaluation leaves the training as it was
+        policy = self.policy(self.sample_eval_actions, generator)
+        episodes = play_episodes(policy, partial(make_env, self.data.task), seeds, self.device)
         self.score.update(*(value.to(self.device) for value in episodes))
         self.evaluation_seconds += time.perf_counter() - begin
 
@@ -118,6 +152,28 @@ class Agent(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_task(checkpoint, self.data.task)
+
+
+@dataclass(frozen=True)
+class AgentPolicy:
+    """An agent's policy, ``obs [N, O] -> act [N, A]``, with its own random numbers.
+
+    Attributes:
+        agent: The agent.
+        sample: Whether actions are drawn or deterministic.
+        generator: Source of the draws.
+    """
+
+    agent: Agent
+    sample: bool
+    generator: torch.Generator | None = None
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        return self.agent.act(obs, self.sample, self.generator)
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        """See :meth:`Agent.log_prob`."""
+        return self.agent.log_prob(obs, act)
 
 
 def check_task(checkpoint: dict[str, Any], task: Task) -> None:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
+from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.models.networks import EnsembleMLP, mlp
+from dydiff.models.networks import mlp
 
 
 class TD3BC(Agent):
@@ -53,7 +54,7 @@ class TD3BC(Agent):
         self.policy_delay = policy_delay
         self.lr = lr
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())
-        self.critics = EnsembleMLP(2, (obs_dim + act_dim, *hidden_sizes, 1))
+        self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.register_buffer("first_critic", torch.zeros(1, dtype=torch.int64), persistent=False)
@@ -64,7 +65,7 @@ class TD3BC(Agent):
             torch.optim.Adam(self.critics.parameters(), self.lr, fused=True),
         ]
 
-    def act(self, obs: Tensor) -> Tensor:
+    def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.actor(self.normalizer(obs))
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
@@ -78,7 +79,8 @@ class TD3BC(Agent):
             loss, actor_metrics = self.actor_loss(batch)
             metrics |= actor_metrics
             self.minimize(loss, actor_optimizer, list(self.actor.parameters()))
-            self.update_targets()
+            move_towards(self.target_actor, self.actor, self.tau)
+            move_towards(self.target_critics, self.critics, self.tau)
         return metrics
 
     def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,28 +89,16 @@ class TD3BC(Agent):
             noise = torch.randn_like(batch.act) * self.policy_noise
             noise = noise.clamp(-self.noise_clip, self.noise_clip)
             next_act = (self.target_actor(batch.next_obs) + noise).clamp(-1, 1)
-            next_q = self.q_values(self.target_critics, batch.next_obs, next_act).min(0).values
+            next_q = self.target_critics.q_values(batch.next_obs, next_act).min(0).values
             target = batch.reward + self.gamma * ~batch.terminal * next_q
-        q = self.q_values(self.critics, batch.obs, batch.act)
+        q = self.critics.q_values(batch.obs, batch.act)
         loss = (q - target).square().mean(1).sum()
         return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.max()}
 
     def actor_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """``-alpha / mean |Q| * mean Q + mean squared error to the data's actions``; states are normalised."""
         act = self.actor(batch.obs)
-        q = self.q_values(self.critics, batch.obs, act, self.first_critic)[0]
+        q = self.critics.q_values(batch.obs, act, self.first_critic)[0]
         cloning = F.mse_loss(act, batch.act)
         loss = -self.alpha / q.detach().abs().mean() * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
-
-    @torch.no_grad()
-    def update_targets(self) -> None:
-        """Move the targets by ``tau``."""
-        for target, online in ((self.target_actor, self.actor), (self.target_critics, self.critics)):
-            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.tau)
-
-    @staticmethod
-    def q_values(critics: EnsembleMLP, obs: Tensor, act: Tensor, members: Tensor | None = None) -> Tensor:
-        """Values ``[M, B]`` of both critics, or of those that ``members [M]`` names."""
-        count = 2 if members is None else len(members)
-        return critics(torch.cat([obs, act], dim=-1).expand(count, -1, -1), members).squeeze(-1)

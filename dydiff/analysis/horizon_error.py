@@ -72,7 +72,7 @@ def measure(
     horizon = lengths.pop()
     starts = episodes.window_starts(horizon)
     windows = episodes.windows(starts, horizon)
-    usable = starts[windows.valid.all(1) & restorable(windows.obs[:, 0])]
+    usable = starts[windows.valid.all(1) & restorable(task, windows.obs[:, 0])]
     if len(usable) == 0:
         raise UserError(f"No held-out episode has {horizon} steps: shorten the rollouts or hold out more.")
     chosen = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))[:num_windows]
@@ -176,7 +176,7 @@ def horizon_error(
         agent.load_state_dict(content["state_dict"])
     held_out = source.load().split(holdout_fraction)[1]
     with torch.no_grad():
-        curves = measure(synthesizers, source.task, held_out, agent and agent.act, num_windows, seed)
+        curves = measure(synthesizers, source.task, held_out, agent and agent.policy(sample=False), num_windows, seed)
     folder = Path(out)
     write_csv(curves, folder / f"{source.name}.csv")
     plot(curves, folder / f"{source.name}.png", source.name)

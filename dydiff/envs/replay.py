@@ -9,13 +9,15 @@ from torch import Tensor
 
 from dydiff.data.tasks import Task
 from dydiff.envs.evaluation import Policy
-from dydiff.envs.locomotion import make_env
+from dydiff.envs.make import make_env
 
 VELOCITY_CLIP = 10.0  # Hopper's and Walker2d's observations show velocities only within it
 
 
-def restorable(obs: Tensor) -> Tensor:
-    """Bool ``[N]``: whether a state ``obs [N, O]`` of a locomotion task shows all that the simulator needs."""
+def restorable(task: Task, obs: Tensor) -> Tensor:
+    """Bool ``[N]``: whether a state ``obs [N, O]`` shows all that the simulator needs."""
+    if task.name not in ("hopper", "walker2d"):
+        return torch.ones(len(obs), dtype=torch.bool)
     return (obs.abs() < VELOCITY_CLIP).all(-1)
 
 
@@ -26,7 +28,7 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     A locomotion state lacks the position along the track, on which the physics do not depend.
 
     Args:
-        task: A locomotion task.
+        task: The task.
         start_obs: First states ``[N, O]``, :func:`restorable` ones.
         policy: Maps states ``[N, O]`` to actions ``[N, A]``; they are clipped to [-1, 1].
         num_steps: Steps played, through falls, too.
@@ -39,7 +41,9 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     env.reset(seed=0)
     simulator: Any = env.unwrapped
     worlds = []
-    for state in np.insert(start_obs.double().numpy(), 0, 0.0, axis=1):
+    known = start_obs.double().numpy()
+    hidden = simulator.model.nq + simulator.model.nv - task.obs_dim
+    for state in np.insert(known, [0] * hidden, 0.0, axis=1):
         simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])
         worlds.append(copy(simulator.data))
         worlds[-1].qacc_warmstart[:] = 0.0
@@ -49,8 +53,7 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
         seen = np.empty(start_obs.shape, np.float32)
         for row, (world, action) in enumerate(zip(worlds, actions[-1].numpy(), strict=True)):
             simulator.data = world
-            simulator.do_simulation(action, simulator.frame_skip)
-            seen[row] = simulator._get_obs()
+            seen[row] = simulator.step(action)[0]
         states.append(torch.from_numpy(seen))
     obs, act = torch.stack(states, dim=1), torch.stack(actions, dim=1)
     terminal = task.terminated(obs[:, :-1], act, obs[:, 1:])

@@ -1,5 +1,6 @@
-"""Perceptrons, one or several at once."""
+"""Perceptrons, one or several at once, and the embedding of noise levels."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -57,3 +58,25 @@ class EnsembleMLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.activation(layer(x, members))
         return self.layers[-1](x, members)
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoidal features of a noise level or a step, then two linear layers.
+
+    Args:
+        dim: Features; even.
+        scale: Brings the levels to the range of diffusion steps, up to about 1000.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        exponents = torch.linspace(0, math.log(10_000), dim // 2)
+        self.register_buffer("frequencies", scale * torch.exp(-exponents), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Levels ``[B]`` to ``[B, dim]``."""
+        angles = noise[:, None] * self.frequencies
+        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))

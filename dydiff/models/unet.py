@@ -1,11 +1,12 @@
 """A temporal U-Net: one-dimensional convolutions over a trajectory's steps (Janner et al. 2022, in EDM's clothes)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dydiff.models.networks import NoiseEmbedding
 
 
 class _Conv(nn.Sequential):
@@ -46,23 +47,6 @@ class _Level(nn.Module):
         return self.second(self.first(x, embedding), embedding)
 
 
-class _NoiseEmbedding(nn.Module):
-    """Sinusoidal features of ``c_noise [B]``, then two linear layers: ``[B, dim]``."""
-
-    frequencies: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        # c_noise = ln(sigma) / 4 spans about [-2, 1]; 1000 brings it to the range of the usual timestep features.
-        exponents = torch.linspace(0, math.log(10_000), dim // 2)
-        self.register_buffer("frequencies", 1000 * torch.exp(-exponents), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
-
-    def forward(self, noise: Tensor) -> Tensor:
-        angles = noise[:, None] * self.frequencies
-        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
-
-
 class TemporalUNet(nn.Module):
     """Trajectories to trajectories of the same shape, given a noise level.
 
@@ -79,7 +63,7 @@ class TemporalUNet(nn.Module):
         super().__init__()
         channels = [width * multiplier for multiplier in multipliers]
         self.stride = 2 ** (len(channels) - 1)
-        self.embed = _NoiseEmbedding(width)
+        self.embed = NoiseEmbedding(width, scale=1000.0)  # c_noise = ln(sigma) / 4 spans about [-2, 1]
 
         def level(channels_in: int, channels_out: int) -> _Level:
             return _Level(channels_in, channels_out, width, kernel_size)

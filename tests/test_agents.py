@@ -1,0 +1,154 @@
+"""What every agent must pass. A new agent adds one line to ``AGENTS``."""
+
+import io
+from copy import deepcopy
+
+import pytest
+import torch
+from training import random_batches, train
+
+from dydiff.agents.td3bc import TD3BC
+from dydiff.data.episodes import Transitions
+
+SMALL = {"hidden_sizes": (16, 16)}
+# A constructor for each agent and variant, and the settings with which it follows rewards rather than the data.
+AGENTS = {
+    "td3bc": (TD3BC, {"policy_delay": 1}, {"alpha": 50.0}),
+}
+every_agent = pytest.mark.parametrize("name", AGENTS)
+
+
+def make(name, seed=0, obs_dim=4, act_dim=2, **options):
+    torch.manual_seed(seed)
+    agent_class, settings, _ = AGENTS[name]
+    return agent_class(obs_dim, act_dim, **{**SMALL, **settings, **options})
+
+
+def online_and_target(agent):
+    """Pairs of an online network's prefix and its target's."""
+    names = {name.split(".")[0] for name, _ in agent.named_children()}
+    return [(name.split("_", 1)[1], name) for name in names if name.startswith(("target_", "ema_"))]
+
+
+def of(state, prefix):
+    return {key.removeprefix(prefix + "."): value for key, value in state.items() if key.startswith(prefix + ".")}
+
+
+@every_agent
+def test_an_update_changes_what_it_must_and_nothing_else(name):
+    agent, batches = make(name), random_batches(1)
+    before, given = deepcopy(agent.state_dict()), deepcopy(batches)
+    train(agent, batches)
+    after = agent.state_dict()
+    pairs = online_and_target(agent)
+    assert any(target.startswith("target_critics") for _, target in pairs)
+    for online, target in pairs:
+        assert any(not torch.equal(of(before, online)[key], value) for key, value in of(after, online).items())
+        share = 1 - agent.ema_decay if target.startswith("ema_") else agent.tau
+        for key, value in of(after, target).items():  # the target follows the new weights by exactly that share
+            torch.testing.assert_close(value, torch.lerp(of(before, target)[key], of(after, online)[key], share))
+    assert agent.num_updates == 1
+    assert torch.equal(after["normalizer.shift"], torch.zeros(4))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(batches, given, strict=True))
+
+
+@every_agent
+def test_updates_per_step_changes_nothing(name):
+    batches = random_batches(25)
+    agents = [make(name), make(name)]
+    for agent, updates_per_step in zip(agents, (1, 25), strict=True):
+        torch.manual_seed(7)
+        train(agent, batches, updates_per_step)
+    for ours, theirs in zip(agents[0].parameters(), agents[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@every_agent
+def test_saved_and_loaded_it_acts_the_same(name):
+    agent = make(name)
+    train(agent, random_batches(5), normalized_by=torch.randn(50, 4) * 3 + 1)
+    file = io.BytesIO()
+    torch.save(agent.state_dict(), file)
+    file.seek(0)
+    other = make(name, seed=1)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    obs = torch.randn(20, 4)
+    for sample in (False, True):
+        first, second = (each.act(obs, sample, torch.Generator().manual_seed(3)) for each in (agent, other))
+        assert torch.equal(first, second)
+
+
+@every_agent
+def test_rescaled_observations_give_the_same_policy(name):
+    """The normalizer is fitted to the data, so units of measurement cannot matter; not after training either."""
+    batches = random_batches(10)
+    acts = []
+    for scale, shift in ((1000.0, 0.0), (64_000.0, -700.0)):
+        agent = make(name)
+        rescaled = batches._replace(obs=batches.obs * scale + shift, next_obs=batches.next_obs * scale + shift)
+        torch.manual_seed(5)
+        train(agent, rescaled, 5, normalized_by=rescaled.obs.flatten(0, 1))
+        acts.append(agent.act(rescaled.obs[0]))
+    torch.testing.assert_close(*acts, atol=2e-3, rtol=0)
+
+
+@every_agent
+def test_deterministic_actions_are_a_function_of_the_state(name):
+    agent = make(name)
+    obs = torch.randn(6, 4)
+    state = torch.get_rng_state()
+    act = agent.act(obs)
+    assert torch.equal(act, agent.act(obs)) and torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(torch.cat([agent.act(row[None]) for row in obs]), act, atol=1e-5, rtol=0)
+
+
+@every_agent
+def test_sampled_actions_come_from_the_generator_alone(name):
+    agent, obs = make(name), torch.randn(200, 4)
+    state = torch.get_rng_state()
+    first, again, other = (agent.act(obs, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, other) == (name == "td3bc")  # the one that has nothing to draw
+
+
+@every_agent
+@pytest.mark.parametrize("sample", [False, True])
+def test_actions_lie_within_their_bounds(name, sample):
+    act = make(name).act(torch.randn(50, 4) * 1e4, sample)
+    assert act.shape == (50, 2) and act.abs().max() <= 1 and act.isfinite().all()
+
+
+@every_agent
+def test_no_value_follows_a_terminal_step(name):
+    agent, batch = make(name), random_batches(1, size=64).at(0)
+    losses = []
+    for terminal, far in ((True, 0.0), (True, 100.0), (False, 0.0), (False, 100.0)):
+        torch.manual_seed(0)
+        flags = torch.full_like(batch.terminal, terminal)
+        metrics = agent.critic_loss(batch._replace(terminal=flags, next_obs=batch.next_obs + far))[-1]
+        losses.append(metrics["critic_loss"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[2] != pytest.approx(losses[3], rel=1e-3)
+
+
+@every_agent
+def test_log_prob_rises_towards_the_policys_action(name):
+    """What guided synthesizers follow: a step along the gradient makes the action likelier."""
+    agent, obs = make(name), torch.randn(30, 4)
+    act = (torch.rand(30, 2) * 1.6 - 0.8).requires_grad_()
+    before = agent.log_prob(obs, act)
+    assert before.shape == (30,)
+    (gradient,) = torch.autograd.grad(before.sum(), act)
+    assert (agent.log_prob(obs, act + 1e-3 * gradient / gradient.norm(dim=1, keepdim=True)) > before).all()
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, greedy) in AGENTS.items() if greedy])
+def test_learns_the_best_action_of_a_known_problem(name):
+    """Reward -(a - s)^2 for the state's first number s in [-0.6, 0.6]; the data's actions are uniform."""
+    updates, size = 900, 64
+    agent = make(name, act_dim=1, obs_dim=2, hidden_sizes=(64, 64), gamma=0.0, **AGENTS[name][2])
+    obs = torch.rand(updates, size, 2) * 1.2 - 0.6
+    act = torch.rand(updates, size, 1) * 2 - 1
+    reward = -(act[..., 0] - obs[..., 0]).square()
+    train(agent, Transitions(obs, act, reward, obs, torch.ones(updates, size).bool()), 50)
+    grid = torch.stack([torch.linspace(-0.5, 0.5, 21), torch.zeros(21)], dim=1)
+    assert (agent.act(grid)[:, 0] - grid[:, 0]).abs().mean() < 0.15

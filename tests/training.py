@@ -1,0 +1,56 @@
+"""Trains an agent on given minibatches, without a dataset or an environment."""
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from dydiff.data.episodes import Transitions
+from dydiff.data.tasks import HOPPER
+
+
+class Minibatches(L.LightningDataModule):
+    """Given minibatches, ``updates_per_step`` a training step; the normalizer sees ``normalized_by`` (default: ±1)."""
+
+    task = HOPPER
+
+    def __init__(self, batches, updates_per_step, normalized_by=None):
+        super().__init__()
+        self.stacks = [
+            batches.at(slice(first, first + updates_per_step))
+            for first in range(0, len(batches.reward), updates_per_step)
+        ]
+        ones = torch.ones(batches.obs.shape[-1])
+        obs = torch.stack([-ones, ones]) if normalized_by is None else normalized_by
+        self.episodes = type("Episodes", (), {"transitions": type("Transitions", (), {"obs": obs})})
+
+    def train_dataloader(self):
+        return DataLoader(self.stacks, batch_size=None)
+
+
+def train(agent, batches, updates_per_step=1, normalized_by=None):
+    """One pass over ``batches`` ``[updates, B]``; returns the metrics of each training step."""
+    metrics = []
+
+    class Record(L.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[Record()],
+    )  # fmt: skip
+    trainer.fit(agent, datamodule=Minibatches(batches, updates_per_step, normalized_by))
+    return metrics
+
+
+def random_batches(updates, size=32, obs_dim=4, act_dim=2, seed=0):
+    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (updates, size)
+    return Transitions(
+        torch.randn(*shape, obs_dim, generator=generator),
+        torch.rand(*shape, act_dim, generator=generator) * 2 - 1,
+        torch.randn(shape, generator=generator),
+        torch.randn(*shape, obs_dim, generator=generator),
+        torch.rand(shape, generator=generator) < 0.1,
+    )
