@@ -49,12 +49,7 @@ class Batches(L.Callback):
 def train(write_dataset):
     def run(rollout, epochs=3, agent=None, **data_options):
         torch.manual_seed(0)
-        options = {
-            "batch_size": 20,
-            "updates_per_epoch": 4,
-            "updates_per_step": 2,
-            "num_eval_episodes": 1,
-        } | data_options
+        options = {"batch_size": 20, "updates_per_epoch": 4, "updates_per_step": 2} | data_options
         data = MixedDataModule(D4RLSource(path=str(write_dataset((30, 40)))), **options)
         batches = Batches()
         trainer = L.Trainer(
@@ -77,26 +72,26 @@ def test_chunks_bound_the_rollout_and_cover_it(train):
     assert len(starts.unique(dim=0)) > 20  # chunks and epochs have random numbers of their own
 
 
-@pytest.mark.parametrize(("rollout_freq", "rollouts"), [(1, 4), (2, 2), (3, 2), (9, 1)])
+@pytest.mark.parametrize(("rollout_freq", "rollouts"), [(1, 4), (2, 2), (3, 2), (9, 1), (None, 1)])
 def test_rollout_freq(train, rollout_freq, rollouts):
     synthesizer = Marked()
-    train(SyntheticRollout(synthesizer, Hardmax(), 5, rollout_freq=rollout_freq), epochs=4)
+    train(SyntheticRollout(synthesizer, Hardmax(), rollout_batch_size=5, rollout_freq=rollout_freq), epochs=4)
     assert len(synthesizer.starts) == rollouts
 
 
 def test_the_kept_share_goes_into_the_buffer_without_what_follows_a_terminal(train):
-    rollout = SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=10, keep_ratio=0.4)
+    rollout = SyntheticRollout(Marked(), Hardmax(keep_ratio=0.4), rollout_batch_size=10)
     data, _ = train(rollout, epochs=1)
     assert len(data.synthetic) == 8  # the best four have two steps each; the fallen one has the lowest return
-    everything = SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=10, keep_ratio=1.0)
+    everything = SyntheticRollout(Marked(), rollout_batch_size=10, chunk_size=10)
     data, _ = train(everything, epochs=1)
     stored = data.synthetic.at(torch.arange(len(data.synthetic)))
     assert len(data.synthetic) == 19 and stored.terminal.sum() == 1
 
 
-@pytest.mark.parametrize(("real_ratio", "synthetic"), [(0.6, 8), (0.95, 1), (1.0, 0), (0.01, 19)])
+@pytest.mark.parametrize(("real_ratio", "synthetic"), [(0.6, 8), (0.95, 1), (1.0, 0), (0.01, 19), (0.0, 20)])
 def test_every_minibatch_has_its_share(train, real_ratio, synthetic):
-    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), 30), real_ratio=real_ratio)
+    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), real_ratio, 30))
     for _, batch in stacks:
         assert batch.reward.shape == (2, 20)
         assert ((batch.reward == MADE).sum(1) == synthetic).all()
@@ -104,13 +99,14 @@ def test_every_minibatch_has_its_share(train, real_ratio, synthetic):
 
 def test_all_real_while_the_buffer_is_too_small(train):
     """Each rollout keeps 3 of 5 trajectories, 6 steps; a share of 8 is there from the second epoch on."""
-    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), 5), real_ratio=0.6)
+    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), 0.6, 5))
     for epoch, batch in stacks:
         assert ((batch.reward == MADE).sum(1) == (0 if epoch == 0 else 8)).all()
 
 
+@pytest.mark.parametrize("filter", [None, Hardmax(keep_ratio=1.0)])
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
-def test_trajectories_that_are_not_finite_never_enter_the_buffer(train, broken):
+def test_trajectories_that_are_not_finite_never_enter_the_buffer(train, broken, filter):
     class Broken(Marked):
         def synthesize(self, policy, start_obs, generator=None):
             made, figures = super().synthesize(policy, start_obs, generator)
@@ -119,7 +115,7 @@ def test_trajectories_that_are_not_finite_never_enter_the_buffer(train, broken):
             made.obs[0, 2] = broken  # after the fall: not a valid step
             return made, figures
 
-    data, _ = train(SyntheticRollout(Broken(), Hardmax(), rollout_batch_size=10, keep_ratio=1.0), epochs=1)
+    data, _ = train(SyntheticRollout(Broken(), filter, rollout_batch_size=10), epochs=1)
     stored = data.synthetic.at(torch.arange(len(data.synthetic)))
     assert len(data.synthetic) == 1 + 2 * 7
     assert all(value.isfinite().all() for value in stored)
@@ -138,7 +134,7 @@ def test_without_rollout_everything_is_real(train):
 
 
 def test_minibatches_differ_and_follow_the_seed(train):
-    first, second = (train(SyntheticRollout(Marked(), Hardmax(), 30))[1] for _ in range(2))
+    first, second = (train(SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=30))[1] for _ in range(2))
     for (_, left), (_, right) in zip(first, second, strict=True):
         assert torch.equal(left.obs, right.obs)
     assert not torch.equal(first[0][1].obs[0], first[0][1].obs[1])
@@ -149,15 +145,37 @@ def test_updates_per_step_changes_nothing(train):
     for updates_per_step in (1, 2, 4):
         torch.manual_seed(1)
         agents.append(TD3BC(11, 3, hidden_sizes=(8,)))
-        train(SyntheticRollout(Marked(), Hardmax(), 30), agent=agents[-1], updates_per_step=updates_per_step)
+        train(
+            SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=30),
+            agent=agents[-1],
+            updates_per_step=updates_per_step,
+        )
     for agent in agents[1:]:
         for ours, theirs in zip(agent.parameters(), agents[0].parameters(), strict=True):
             assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
-    "setting", [{"keep_ratio": 0}, {"rollout_freq": 0}, {"rollout_batch_size": 0}, {"chunk_size": 0}]
-)
+    "setting",
+    [{"rollout_freq": 0}, {"rollout_batch_size": 0}, {"chunk_size": 0}, {"real_ratio": 1.5}, {"real_ratio": -0.1},
+     {"synthetic_capacity": 0}],
+)  # fmt: skip
 def test_impossible_settings(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         SyntheticRollout(Marked(), Hardmax(), **setting)
+
+
+def test_all_transitions_alike(train):
+    """With ``real_ratio: null`` each of the 70 real and the 54 synthetic transitions is as likely as any other."""
+    rollout = SyntheticRollout(Marked(), real_ratio=None, rollout_batch_size=30, rollout_freq=None, chunk_size=5)
+    data, stacks = train(rollout, epochs=100)
+    assert len(data.synthetic) == 54  # each of six chunks falls once
+    assert data.synthetic_share == pytest.approx(54 / 124)
+    drawn = torch.stack([(batch.reward == MADE).float().mean() for _, batch in stacks])
+    assert drawn.mean().item() == pytest.approx(54 / 124, abs=0.02)
+
+
+def test_the_newest_synthetic_transitions_stay(train):
+    rollout = SyntheticRollout(Marked(), rollout_batch_size=10, chunk_size=10, synthetic_capacity=25)
+    data, _ = train(rollout, epochs=4)
+    assert len(data.synthetic) == 25

@@ -162,6 +162,7 @@ class TestFilters:
         tops = [int(softmax.keys(with_returns(torch.ones(4)), generator).argmax()) for _ in range(4000)]
         assert torch.tensor(tops).bincount(minlength=4).min() > 900
 
-    def test_temperature_must_be_positive(self):
-        with pytest.raises(UserError, match="temperature"):
-            Softmax(0.0)
+    @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"keep_ratio": 0.0}, {"keep_ratio": 1.1}])
+    def test_impossible_settings(self, setting):
+        with pytest.raises(UserError, match=next(iter(setting))):
+            Softmax(**setting)

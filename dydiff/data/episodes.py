@@ -32,6 +32,13 @@ class Transitions(NamedTuple):
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(value.to(device) for value in self))
 
+    def where(self, mine: Tensor, others: Self) -> Self:
+        """These transitions where ``mine`` (bool, of the leading shape), else the others."""
+        pairs = zip(self, others, strict=True)
+        return type(self)(
+            *(torch.where(mine.reshape(mine.shape + (1,) * (a.ndim - mine.ndim)), a, b) for a, b in pairs)
+        )
+
 
 class Trajectories(NamedTuple):
     """``N`` trajectories of ``L`` steps.
@@ -84,16 +91,28 @@ class Trajectories(NamedTuple):
         return cls(obs, act, reward, terminal, ~ended_before)
 
     @classmethod
+    def single_steps(cls, transitions: Transitions) -> Self:
+        """Each of ``N`` transitions as a trajectory of one step."""
+        obs, act, reward, next_obs, terminal = transitions
+        states = torch.stack([obs, next_obs], dim=1)
+        return cls.cut(states, act[:, None], reward[:, None], terminal[:, None])
+
+    @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
         """All parts' trajectories, in order."""
         return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 class Windows(NamedTuple):
-    """``B`` slices of ``H`` consecutive states and actions; what lies past the episode's end is zero and not valid."""
+    """``B`` slices of ``H`` consecutive steps, ``[B, H]`` and a last dimension for states and actions.
+
+    What lies past the episode's end is zero and not valid.
+    """
 
     obs: Tensor
     act: Tensor
+    reward: Tensor
+    terminal: Tensor
     valid: Tensor
 
 
@@ -168,9 +187,9 @@ class Episodes:
         rows = starts[:, None] + torch.arange(horizon)
         valid = rows <= last[:, None]
         rows = torch.minimum(rows, last[:, None])
-        return Windows(
-            self.transitions.obs[rows] * valid[..., None], self.transitions.act[rows] * valid[..., None], valid
-        )
+        data = self.transitions
+        obs, act = (value[rows] * valid[..., None] for value in (data.obs, data.act))
+        return Windows(obs, act, data.reward[rows] * valid, data.terminal[rows] & valid, valid)
 
 
 class EpisodeSource(ABC):

@@ -1,4 +1,4 @@
-"""The agents' data module: minibatches of real and synthetic transitions, mixed by the real ratio."""
+"""The agents' data module: minibatches of real and synthetic transitions, mixed by the real ratio (eta)."""
 
 from typing import Any
 
@@ -12,76 +12,88 @@ from dydiff.errors import UserError
 
 
 class MixedDataModule(OfflineDataModule):
-    """Stacks of ``updates_per_step`` minibatches, each ``real_ratio`` real and the rest synthetic.
+    """Stacks of ``updates_per_step`` minibatches of real transitions, and of synthetic ones once :meth:`mix` is called.
 
     While the synthetic buffer holds less than its share of one minibatch, minibatches are all real. Validation and
     test batches are seeds of the episodes to play.
 
     Args:
         source: Where the real dataset comes from.
-        real_ratio: Share of real transitions in a minibatch (eta), in (0, 1].
         batch_size: Transitions of a minibatch.
         updates_per_epoch: Gradient updates of an epoch.
         updates_per_step: Gradient updates of one training step (K); must divide ``updates_per_epoch``.
-        synthetic_capacity: Transitions that the synthetic buffer holds before the oldest give way.
         num_eval_episodes: Episodes of an evaluation.
         eval_seed: Seed of the first validation episode; the test's episodes are others.
     """
 
     episodes: Episodes
-    synthetic: TransitionBuffer
 
     def __init__(
         self,
         source: EpisodeSource,
-        real_ratio: float = 0.6,
         batch_size: int = 256,
         updates_per_epoch: int = 500,
         updates_per_step: int = 50,
-        synthetic_capacity: int = 2_000_000,
         num_eval_episodes: int = 10,
         eval_seed: int = 0,
     ) -> None:
         super().__init__(source)
-        if not 0 < real_ratio <= 1:
-            raise UserError(f"real_ratio must lie in (0, 1], not {real_ratio}.")
         if updates_per_epoch % updates_per_step:
             raise UserError(
                 f"updates_per_step ({updates_per_step}) must divide updates_per_epoch ({updates_per_epoch})."
             )
         self.batch_size = batch_size
-        self.num_real = max(1, round(real_ratio * batch_size))
-        self.num_synthetic = batch_size - self.num_real
         self.steps_per_epoch = updates_per_epoch // updates_per_step
         self.updates_per_step = updates_per_step
-        self.synthetic_capacity = synthetic_capacity
         self.num_eval_episodes = num_eval_episodes
         self.eval_seed = eval_seed
         self.generator = torch.Generator()
+        self.mix(1.0, 0)
 
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
         assert self.trainer is not None
         self.episodes = self.source.load()
-        device = self.trainer.strategy.root_device
-        self.real = self.episodes.transitions.to(device)
-        self.synthetic = TransitionBuffer(self.synthetic_capacity, self.obs_dim, self.act_dim, device)
+        self.real = self.episodes.transitions.to(self.trainer.strategy.root_device)
         self.generator.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+
+    def mix(self, real_ratio: float | None, synthetic_capacity: int) -> None:
+        """Let minibatches be ``real_ratio`` real and the rest synthetic, from an empty buffer.
+
+        Args:
+            real_ratio: Share of real transitions (eta), in [0, 1]; ``None`` draws from all transitions alike.
+            synthetic_capacity: Transitions that the buffer holds before the oldest give way.
+        """
+        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+        self.real_ratio = real_ratio
+        self.num_real = self.batch_size if real_ratio is None else round(real_ratio * self.batch_size)
+        if real_ratio:
+            self.num_real = max(1, self.num_real)
+        self.synthetic = TransitionBuffer(synthetic_capacity, self.obs_dim, self.act_dim, device)
 
     @property
     def synthetic_share(self) -> float:
         """Share of synthetic transitions in the next minibatch: 0 while the buffer holds less than it."""
-        return self.num_synthetic / self.batch_size if len(self.synthetic) >= self.num_synthetic else 0.0
+        if self.real_ratio is None:
+            return len(self.synthetic) / (len(self.synthetic) + len(self.real.reward))
+        wanted = self.batch_size - self.num_real
+        return wanted / self.batch_size if len(self.synthetic) >= wanted else 0.0
 
     def sample(self) -> Transitions:
         """The next ``[updates_per_step, batch_size]`` stack of minibatches, drawn with replacement."""
         # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack.
         drawn = torch.randint(2**62, (self.updates_per_step, self.batch_size), generator=self.generator)
         drawn = drawn.to(self.real.reward.device)
+        num_real = len(self.real.reward)
         if self.synthetic_share == 0:
-            return self.real.at(drawn % len(self.real.reward))
-        real = self.real.at(drawn[:, : self.num_real] % len(self.real.reward))
+            return self.real.at(drawn % num_real)
+        if self.real_ratio is None:
+            rows = drawn % (num_real + len(self.synthetic))
+            real = self.real.at(rows.clamp(max=num_real - 1))
+            synthetic = self.synthetic.at((rows - num_real).clamp(min=0))
+            return synthetic.where(rows >= num_real, real)
+        real = self.real.at(drawn[:, : self.num_real] % num_real)
         synthetic = self.synthetic.at(drawn[:, self.num_real :] % len(self.synthetic))
         return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
 
@@ -96,14 +108,21 @@ class MixedDataModule(OfflineDataModule):
 
     def _seeds(self, first: int) -> "DataLoader[Any]":
         seeds = torch.arange(first, first + self.num_eval_episodes)
-        return DataLoader(seeds, self.num_eval_episodes)  # type: ignore[arg-type]
+        own = torch.Generator()  # a loader draws a seed for its workers, else from the training's random numbers
+        return DataLoader(seeds, self.num_eval_episodes, generator=own)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state(), "synthetic": self.synthetic.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not hasattr(self, "synthetic"):
+        if not hasattr(self, "episodes"):
             return  # a saved agent is only scored: no data are needed
+        held, room = len(state_dict["synthetic"]["reward"]), self.synthetic.capacity
+        if held > room:
+            raise UserError(
+                f"The checkpoint holds {held:,} synthetic transitions, this run has room for {room:,}: continue it "
+                "with the rollout and the synthetic_capacity that it was made with."
+            )
         self.generator.set_state(state_dict["generator"])
         self.synthetic.load_state_dict(state_dict["synthetic"])
 

@@ -8,13 +8,13 @@ import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor, nn
 
-from dydiff.data.episodes import Trajectories
+from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.tasks import TerminationRule, never
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
 
 Policy = Callable[[Tensor], Tensor]
-"""``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states."""
+"""``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states; an agent's has ``log_prob(obs, act) -> [N]``, too."""
 
 Part = TypeVar("Part", bound=PretrainedModule)
 
@@ -27,11 +27,15 @@ class Synthesizer(nn.Module, ABC):
 
     Attributes:
         rollout_length: Steps of a trajectory (L).
-        terminated: The task's termination rule; whoever uses the synthesizer on a task sets it.
+        terminated: The task's termination rule.
     """
 
     rollout_length: int
     terminated: TerminationRule = staticmethod(never)
+
+    def attach(self, source: EpisodeSource) -> None:
+        """Take from the run's dataset what the trajectories depend on, before the first of them."""
+        self.terminated = source.task.terminated
 
     @abstractmethod
     def synthesize(

@@ -10,7 +10,19 @@ from dydiff.errors import UserError
 
 
 class Filter(ABC):
-    """Ranks trajectories. A new one is a subclass in a file of its own."""
+    """Ranks trajectories. A new one is a subclass in a file of its own.
+
+    Args:
+        keep_ratio: Share of a rollout's trajectories that is kept (kappa), in (0, 1].
+
+    Raises:
+        UserError: ``keep_ratio`` out of its range.
+    """
+
+    def __init__(self, keep_ratio: float = 0.6) -> None:
+        if not 0 < keep_ratio <= 1:
+            raise UserError(f"keep_ratio must lie in (0, 1], not {keep_ratio}.")
+        self.keep_ratio = keep_ratio
 
     @abstractmethod
     def keys(self, trajectories: Trajectories, generator: torch.Generator | None = None) -> Tensor:
@@ -31,12 +43,14 @@ class Softmax(Filter):
 
     Args:
         temperature: Of the softmax, above 0; 0.05 is the authors'.
+        keep_ratio: Share of a rollout's trajectories that is kept (kappa), in (0, 1].
 
     Raises:
-        UserError: ``temperature`` not above 0.
+        UserError: A setting out of its range.
     """
 
-    def __init__(self, temperature: float = 0.05) -> None:
+    def __init__(self, temperature: float = 0.05, keep_ratio: float = 0.6) -> None:
+        super().__init__(keep_ratio)
         if temperature <= 0:
             raise UserError(f"temperature must be above 0, not {temperature}.")
         self.temperature = temperature
