@@ -1,5 +1,7 @@
 """Reading D4RL's layout, episodes, windows, buffer."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -254,8 +256,10 @@ class TestBuffer:
 
 
 def test_task_table_agrees_with_itself():
-    assert len(DATASETS) == 9
+    assert len(DATASETS) == 9 + 6
     for name, remote in DATASETS.items():
         assert name.startswith(remote.task.name) and remote.task in TASKS.values()
-        assert remote.url.endswith(name.replace("-", "_").replace("_v2", "-v2") + ".hdf5")
-        assert len(remote.sha256) == 64
+        file = Path(remote.url).stem.replace("-sparse", "").replace("_", "-")
+        assert remote.url.endswith(".hdf5") and file == name
+        assert remote.sha256 is None or len(remote.sha256) == 64
+        assert (remote.sha256 is None) == name.startswith("maze2d")

@@ -29,7 +29,7 @@ class D4RLSource(EpisodeSource):
         dataset: A D4RL name such as ``hopper-medium-replay-v2``: read from the folder that the environment variable
             ``D4RL_DATASET_DIR`` names (``~/.d4rl/datasets`` when unset), downloaded into it when missing.
         path: A local file, relative to the working directory; given, it takes the place of ``dataset``.
-        task: Task of a local file (``hopper``, ``halfcheetah``, ``walker2d``); ``null`` reads the file's ``env_id``
+        task: Task of a local file (``hopper``, ``maze2d-umaze``, ...); ``null`` reads the file's ``env_id``
             attribute.
         mujoco2_contacts: Whether evaluation restores MuJoCo 2's contacts; ``null`` takes the file's attribute, and
             true where it has none, as D4RL's files do not.
@@ -125,15 +125,15 @@ def _download(remote: RemoteDataset, part: Path) -> None:
     title = f"Downloading {Path(remote.url).name}"
     with (
         urllib.request.urlopen(remote.url, timeout=30) as response,
-        wrap_file(response, remote.num_bytes, description=title) as reader,
+        wrap_file(response, remote.num_bytes or int(response.headers["Content-Length"]), description=title) as reader,
         part.open("wb") as file,
     ):
         while block := reader.read(1 << 20):
             digest.update(block)
             file.write(block)
-    if part.stat().st_size != remote.num_bytes or digest.hexdigest() != remote.sha256:
+    if remote.sha256 is not None and digest.hexdigest() != remote.sha256:
         raise UserError(
-            f"{remote.url} sent {part.stat().st_size:,} bytes that are not D4RL's file ({remote.num_bytes:,} bytes, "
+            f"{remote.url} sent {part.stat().st_size:,} bytes that are not D4RL's file ({remote.num_bytes} bytes, "
             f"SHA-256 {remote.sha256[:12]}...). Try again, or put the file into {dataset_folder()} yourself."
         )
 

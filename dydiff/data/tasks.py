@@ -17,7 +17,7 @@ TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def never(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-    """HalfCheetah: an episode ends only by its time limit."""
+    """HalfCheetah and Maze2d: an episode ends only by its time limit."""
     return torch.zeros(next_obs.shape[:-1], dtype=torch.bool, device=next_obs.device)
 
 
@@ -50,7 +50,7 @@ class Task:
         score_min: Return of D4RL's random policy, normalised score 0.
         score_max: Return of D4RL's expert, normalised score 100.
         mujoco2_contacts: Whether the environment restores the contacts of MuJoCo 2, with which D4RL's data were made.
-            Only Hopper's differ.
+            Only Hopper's and Maze2d's differ.
     """
 
     name: str
@@ -67,20 +67,30 @@ class Task:
 HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, hopper_fell, -20.272305, 3234.3)
 HALFCHEETAH = Task("halfcheetah", "HalfCheetah-v4", 17, 6, 1000, never, -280.178953, 12135.0)
 WALKER2D = Task("walker2d", "Walker2d-v4", 17, 6, 1000, walker2d_fell, 1.629008, 4592.3)
-TASKS = {task.name: task for task in (HOPPER, HALFCHEETAH, WALKER2D)}
+_MAZES = {  # steps of an episode, and the score ranges of the sparse and the dense reward
+    "maze2d-umaze": (300, (23.85, 161.86), (68.537689, 193.66285642381482)),
+    "maze2d-medium": (600, (13.13, 277.39), (44.264742, 297.4552547777125)),
+    "maze2d-large": (800, (6.7, 273.99), (30.569041, 303.4857382709002)),
+}
+MAZE2D = tuple(
+    Task(name, f"{name}-v1", 4, 2, limit, never, *score_range)
+    for maze, (limit, sparse, dense) in _MAZES.items()
+    for name, score_range in ((maze, sparse), (f"{maze}-dense", dense))
+)
+TASKS = {task.name: task for task in (HOPPER, HALFCHEETAH, WALKER2D, *MAZE2D)}
 
 
 @dataclass(frozen=True)
 class RemoteDataset:
-    """A D4RL file: its task, address, size in bytes and SHA-256."""
+    """A D4RL file: its task, address, size in bytes and SHA-256; ``None`` where nobody has published them."""
 
     task: Task
     url: str
-    num_bytes: int
-    sha256: str
+    num_bytes: int | None = None
+    sha256: str | None = None
 
 
-_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2/{}-v2.hdf5"
+_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 _FILES = {
     "hopper-medium": (152756557, "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0"),
     "hopper-medium-replay": (75854457, "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b"),
@@ -93,9 +103,14 @@ _FILES = {
     "walker2d-medium-expert": (462197079, "6b8d7f868c45bbaedf460be797fb7271b46dee6ebe45fe7a64319f2005b59a04"),
 }
 DATASETS = {
-    f"{name}-v2": RemoteDataset(TASKS[name.split("-")[0]], _URL.format(name.replace("-", "_")), num_bytes, sha256)
+    f"{name}-v2": RemoteDataset(
+        TASKS[name.split("-")[0]], f"{_URL}gym_mujoco_v2/{name.replace('-', '_')}-v2.hdf5", num_bytes, sha256
+    )
     for name, (num_bytes, sha256) in _FILES.items()
 }
+for _task in MAZE2D:
+    _kind = _task.name if _task.name.endswith("dense") else f"{_task.name}-sparse"
+    DATASETS[_task.env_id] = RemoteDataset(_task, f"{_URL}maze2d/{_kind}-v1.hdf5")
 
 
 def find_task(name: str) -> Task:
