@@ -137,7 +137,7 @@ def test_denoiser_loss_counts_only_open_states_within_the_episode():
     model = Denoiser(3, 2, horizon=8, width=8, multipliers=(1, 2))
     obs, act = torch.randn(4, 8, 3), torch.rand(4, 8, 2)
     valid = torch.arange(8) < torch.tensor([[8], [5], [2], [8]])
-    batch = Windows(obs * valid[..., None], act * valid[..., None], valid)
+    batch = Windows(obs * valid[..., None], act * valid[..., None], 0 * obs[..., 0], ~valid, valid)
     for parameter in model.network.parameters():
         parameter.data.zero_()
     sigma, sigma_data = torch.full((4,), 2.0), 0.5
@@ -147,4 +147,4 @@ def test_denoiser_loss_counts_only_open_states_within_the_episode():
     error = (c_skip * (batch.obs + 2 * noise[..., :3]) - batch.obs).square()[:, 1:]
     counted = valid[:, 1:, None].expand_as(error)
     expected = loss_weight(torch.tensor(2.0), sigma_data) * error[counted].mean()
-    torch.testing.assert_close(model._loss_at(batch, sigma, lambda x: noise), expected)
+    torch.testing.assert_close(model._loss_at(*model.clean(batch), sigma, lambda x: noise), expected)

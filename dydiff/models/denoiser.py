@@ -1,19 +1,19 @@
 """The trajectory denoiser: an EDM over states and actions, conditioned on the first state and all actions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Episodes, Windows
-from dydiff.models.edm import EDMSampler, loss_weight, preconditioning, replace
+from dydiff.models.diffusion import DiffusionModel
+from dydiff.models.edm import EDMSampler
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import PretrainedModule
 from dydiff.models.unet import TemporalUNet
 
 
-class Denoiser(PretrainedModule):
+class Denoiser(DiffusionModel):
     """``D(tau, sigma)`` over windows of ``horizon`` steps, trained by eq. 4 with hard replacement (eq. 3).
 
     Inside, a trajectory is ``[B, H, O + A]`` in normalised units; public methods take raw units.
@@ -33,8 +33,6 @@ class Denoiser(PretrainedModule):
         lr: Adam's learning rate.
     """
 
-    mask: Tensor
-
     def __init__(
         self,
         obs_dim: int,
@@ -49,15 +47,12 @@ class Denoiser(PretrainedModule):
         normalization: Literal["range", "standard"] = "range",
         lr: float = 3e-4,
     ) -> None:
-        super().__init__(obs_dim, act_dim, lr)
+        network = TemporalUNet(obs_dim + act_dim, width, multipliers, kernel_size)
+        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr)
         self.horizon = horizon
-        self.sigma_data = sigma_data
-        self.p_mean = p_mean
-        self.p_std = p_std
         self.normalization = normalization
         self.normalizer = Normalizer(obs_dim)
-        self.network = TemporalUNet(obs_dim + act_dim, width, multipliers, kernel_size)
-        self.register_buffer("mask", condition_mask(horizon, obs_dim, act_dim), persistent=False)
+        self.mask = condition_mask(horizon, obs_dim, act_dim)
 
     def fit_statistics(self, episodes: Episodes) -> None:
         if self.normalization == "range":
@@ -66,36 +61,10 @@ class Denoiser(PretrainedModule):
             self.normalizer.fit_standard(episodes.transitions.obs)
             self.normalizer.scale /= self.sigma_data
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``D(x [B, H, O + A], sigma [B])``: the conditional mean of the clean trajectory."""
-        c_skip, c_out, c_in, c_noise = preconditioning(sigma, self.sigma_data)
-        output = self.network(c_in[:, None, None] * x, c_noise)
-        return c_skip[:, None, None] * x + c_out[:, None, None] * output
-
-    def loss(self, batch: Windows) -> Tensor:
-        """Eq. 4 at random noise levels: the weighted squared error of the states ``s_2 .. s_H`` within the episode."""
-        sigma = (self.p_mean + self.p_std * torch.randn(len(batch.obs), device=batch.obs.device)).exp()
-        return self._loss_at(batch, sigma, torch.randn_like)
-
-    def holdout_metrics(self, batch: Windows) -> dict[str, Tensor]:
-        """Eq. 4 at fixed noise: quantiles of the training levels, so that epochs can be compared."""
-        count = len(batch.obs)
-        generator = torch.Generator(batch.obs.device).manual_seed(0)
-        quantile = (torch.arange(count, device=batch.obs.device) + 0.5) / count
-        shuffled = quantile[torch.randperm(count, generator=generator, device=quantile.device)]
-        sigma = (self.p_mean + self.p_std * torch.special.ndtri(shuffled)).exp()
-
-        def noise_like(x: Tensor) -> Tensor:
-            return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-
-        return {"loss": self._loss_at(batch, sigma, noise_like)}
-
-    def _loss_at(self, batch: Windows, sigma: Tensor, noise_like: Callable[[Tensor], Tensor]) -> Tensor:
-        clean = self._join(batch.obs, batch.act) * batch.valid[..., None]
-        noised = replace(clean + sigma[:, None, None] * noise_like(clean), clean, self.mask)
-        counted = batch.valid[..., None] & ~self.mask
-        error = (self.denoise(noised, sigma) - clean).square() * counted
-        return (loss_weight(sigma, self.sigma_data)[:, None, None] * error).sum() / counted.sum()
+    def clean(self, batch: Windows) -> tuple[Tensor, Tensor]:
+        """States and actions; what lies past the episode's end is zero and does not count."""
+        valid = batch.valid[..., None]
+        return self._join(batch.obs, batch.act) * valid, valid
 
     def sample_states(
         self, obs: Tensor, act: Tensor, sampler: EDMSampler, generator: torch.Generator | None = None

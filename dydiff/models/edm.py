@@ -1,6 +1,6 @@
 """EDM (Karras et al. 2022): preconditioning, noise levels and the stochastic sampler, with hard replacement.
 
-Pure functions over a ``denoise(x [B, H, D], sigma [B]) -> [B, H, D]`` callable. A ``mask`` of ``x``'s trailing shape is
+Pure functions over a ``denoise(x [B, ...], sigma [B]) -> [B, ...]`` callable. A ``mask`` of ``x``'s trailing shape is
 true where an entry is a condition: given, not generated.
 """
 
@@ -15,6 +15,9 @@ from torch import Tensor
 from dydiff.errors import UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+
+Guide = Callable[[Tensor, float, int], Tensor]
+"""``guide(x [B, ...], sigma, step) -> x``: moves the noised samples before each step but the last one."""
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -94,18 +97,20 @@ class EDMSampler:
         mask: Tensor,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
+        guide: Guide | None = None,
     ) -> Tensor:
         """Sample what ``mask`` leaves open.
 
         Args:
             denoise: The denoiser.
-            condition: ``[B, H, D]``; entries under the mask are the conditions, the others are the draft.
+            condition: ``[B, ...]``; entries under the mask are the conditions, the others are the draft.
             mask: Bool, broadcastable to ``condition``.
             generator: Source of all noise.
             latents: Unit noise to start from instead of fresh one, shaped as ``condition``.
+            guide: Moves the noised samples.
 
         Returns:
-            Samples ``[B, H, D]``; entries under the mask are exactly the conditions.
+            Samples ``[B, ...]``; entries under the mask are exactly the conditions.
         """
 
         def noise() -> Tensor:
@@ -121,7 +126,9 @@ class EDMSampler:
         if self.sigma_start is not None:
             x = condition + x
         x = replace(x, condition, mask)
-        for sigma, sigma_next in pairwise(sigmas):
+        for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+            if guide is not None and sigma_next > 0:
+                x = replace(guide(x, sigma, step), condition, mask)
             if self.s_churn > 0 and self.s_min <= sigma <= self.s_max:
                 gamma = min(self.s_churn / self.num_steps, math.sqrt(2) - 1)
                 raised = sigma * (1 + gamma)

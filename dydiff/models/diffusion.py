@@ -1,0 +1,79 @@
+"""What the diffusion models share: EDM's preconditioned denoiser and its loss (Karras et al. 2022)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dydiff.models.edm import loss_weight, preconditioning, replace
+from dydiff.models.pretrained import PretrainedModule
+
+
+class DiffusionModel(PretrainedModule, ABC):
+    """``D(x, sigma)`` over samples ``x [B, ...]`` in normalised units.
+
+    A subclass makes the network, and ``clean``: what a batch's samples are and which of their entries count.
+
+    Args:
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+        network: Maps ``x [B, ...]`` and ``c_noise [B]`` to the shape of ``x``.
+        sigma_data: Standard deviation of the data that the preconditioning assumes.
+        p_mean: Mean of ``ln sigma`` in training.
+        p_std: Standard deviation of ``ln sigma`` in training.
+        lr: Adam's learning rate.
+
+    Attributes:
+        mask: Bool, broadcastable to a sample, true where an entry is a condition: never noised, never in the loss.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, obs_dim: int, act_dim: int, network: nn.Module, sigma_data: float, p_mean: float, p_std: float, lr: float
+    ) -> None:
+        super().__init__(obs_dim, act_dim, lr)
+        self.network = network
+        self.sigma_data = sigma_data
+        self.p_mean = p_mean
+        self.p_std = p_std
+        self.register_buffer("mask", torch.zeros((), dtype=torch.bool), persistent=False)
+
+    @abstractmethod
+    def clean(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Samples ``[B, ...]`` in normalised units, and bool, broadcastable to them: data, not padding."""
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``D(x [B, ...], sigma [B])``: the conditional mean of the clean sample."""
+        levels = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        c_skip, c_out, c_in, _ = preconditioning(levels, self.sigma_data)
+        return c_skip * x + c_out * self.network(c_in * x, sigma.log() / 4)
+
+    def loss(self, batch: Any) -> Tensor:
+        """The weighted squared error at random noise levels (eq. 4)."""
+        clean, valid = self.clean(batch)
+        sigma = (self.p_mean + self.p_std * torch.randn(len(clean), device=clean.device)).exp()
+        return self._loss_at(clean, valid, sigma, torch.randn_like)
+
+    def holdout_metrics(self, batch: Any) -> dict[str, Tensor]:
+        """The loss at fixed noise: quantiles of the training levels, so that epochs can be compared."""
+        clean, valid = self.clean(batch)
+        count = len(clean)
+        generator = torch.Generator(clean.device).manual_seed(0)
+        quantile = (torch.arange(count, device=clean.device) + 0.5) / count
+        shuffled = quantile[torch.randperm(count, generator=generator, device=quantile.device)]
+        sigma = (self.p_mean + self.p_std * torch.special.ndtri(shuffled)).exp()
+
+        def noise_like(x: Tensor) -> Tensor:
+            return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+        return {"loss": self._loss_at(clean, valid, sigma, noise_like)}
+
+    def _loss_at(self, clean: Tensor, valid: Tensor, sigma: Tensor, noise_like: Callable[[Tensor], Tensor]) -> Tensor:
+        levels = sigma.reshape(-1, *[1] * (clean.ndim - 1))
+        noised = replace(clean + levels * noise_like(clean), clean, self.mask)
+        counted = (valid & ~self.mask).expand_as(clean)
+        error = (self.denoise(noised, sigma) - clean).square() * counted
+        return (loss_weight(levels, self.sigma_data) * error).sum() / counted.sum()
