@@ -7,6 +7,7 @@ import pytest
 import torch
 from training import random_batches, train
 
+from dydiff.agents.cql import CQL
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Transitions
 
@@ -14,6 +15,9 @@ SMALL = {"hidden_sizes": (16, 16)}
 # A constructor for each agent and variant, and the settings with which it follows rewards rather than the data.
 AGENTS = {
     "td3bc": (TD3BC, {"policy_delay": 1}, {"alpha": 50.0}),
+    "cql": (CQL, {}, {"cql_weight": 0.05, "policy_lr": 1e-3}),
+    "cql-lagrange": (CQL, {"target_action_gap": 1.0, "max_backup": True}, None),
+    "cql-unweighted": (CQL, {"importance_sampling": False, "num_sampled_actions": 3}, None),
 }
 every_agent = pytest.mark.parametrize("name", AGENTS)
 

@@ -6,6 +6,7 @@ import torch
 
 from callbacks import SyntheticRollout
 from callbacks.progress import duration
+from dydiff.agents.cql import CQL
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
@@ -173,6 +174,19 @@ def test_all_transitions_alike(train):
     assert data.synthetic_share == pytest.approx(54 / 124)
     drawn = torch.stack([(batch.reward == MADE).float().mean() for _, batch in stacks])
     assert drawn.mean().item() == pytest.approx(54 / 124, abs=0.02)
+
+
+@pytest.mark.parametrize(("sample_actions", "differ"), [(True, True), (False, False)])
+def test_rollouts_take_sampled_or_deterministic_actions(train, sample_actions, differ):
+    acts = []
+
+    class Twice(Marked):
+        def synthesize(self, policy, start_obs, generator=None):
+            acts.append((policy(start_obs), policy(start_obs)))
+            return super().synthesize(policy, start_obs, generator)
+
+    train(SyntheticRollout(Twice(), sample_actions=sample_actions), epochs=1, agent=CQL(11, 3, hidden_sizes=(8,)))
+    assert all(torch.equal(*pair) != differ for pair in acts)
 
 
 def test_the_newest_synthetic_transitions_stay(train):

@@ -1,0 +1,221 @@
+"""CQL (Kumar et al. 2020): soft actor-critic whose critics are kept low on actions that the data do not show."""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydiff.agents.base import Agent
+from dydiff.agents.critic import TwinCritic, move_towards
+from dydiff.data.episodes import Transitions
+from dydiff.errors import UserError
+from dydiff.models.networks import mlp
+
+
+class TanhGaussianPolicy(nn.Module):
+    """A Gaussian squashed into (-1, 1) by tanh; its states are normalised.
+
+    Args:
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+        hidden_sizes: Hidden layers.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.network = mlp((obs_dim, *hidden_sizes, 2 * act_dim))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation ``[N, A]`` before the squashing."""
+        mean, log_std = self.network(obs).chunk(2, dim=-1)
+        return mean, log_std.clamp(-20, 2)
+
+    def sample(self, obs: Tensor, num_actions: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Actions ``[N, n, A]`` and their log-densities ``[N, n]``, differentiable."""
+        mean, log_std = (value[:, None].expand(-1, num_actions, -1) for value in self(obs))
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        unsquashed = mean + log_std.exp() * noise
+        return unsquashed.tanh(), _log_density(unsquashed, noise, log_std)
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Log-densities ``[N]`` of actions ``[N, A]``; those on the bounds count as just within."""
+        mean, log_std = self(obs)
+        bound = 1 - torch.finfo(act.dtype).eps
+        unsquashed = act.clamp(-bound, bound).atanh()
+        return _log_density(unsquashed, (unsquashed - mean) / log_std.exp(), log_std)
+
+
+def _log_density(unsquashed: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+    gaussian = -(noise.square() + math.log(2 * math.pi)) / 2 - log_std
+    # log(1 - tanh(u)^2), which stays exact for large |u|
+    squashing = 2 * (math.log(2) - unsquashed - F.softplus(-2 * unsquashed))
+    return (gaussian - squashing).sum(-1)
+
+
+class CQL(Agent):
+    """Gaussian policy with a tuned temperature, twin critics with the conservative term of CQL(H).
+
+    Args:
+        obs_dim: Size of a state.
+        act_dim: Size of an action.
+        hidden_sizes: Hidden layers of actor and critics.
+        gamma: Discount factor.
+        tau: Share of the new weights in a target update.
+        cql_weight: Weight of the conservative term.
+        num_sampled_actions: Actions drawn for that term from each of: the uniform distribution, the policy, and the
+            policy in the next states.
+        importance_sampling: Divide by the densities that the actions are drawn from, which makes the term an estimate
+            of ``log int exp(Q)``; without, the data's action is among them and none is weighted.
+        cql_temperature: Of the term's soft maximum.
+        target_action_gap: Given, a Lagrange multiplier on ``cql_weight`` holds the term at this value; ``null`` keeps
+            the weight as it is.
+        max_backup: Bootstrap from the best of ``num_sampled_actions`` actions, for sparse rewards.
+        policy_lr: Adam's learning rate of the policy and the temperature.
+        critic_lr: Adam's learning rate of the critics and the multiplier.
+        sample_eval_actions: Evaluate with sampled actions instead of the policy's mean.
+
+    Raises:
+        UserError: Fewer than one sampled action, or a ``cql_temperature`` not above 0.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        hidden_sizes: Sequence[int] = (256, 256),
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        cql_weight: float = 10.0,
+        num_sampled_actions: int = 10,
+        importance_sampling: bool = True,
+        cql_temperature: float = 1.0,
+        target_action_gap: float | None = None,
+        max_backup: bool = False,
+        policy_lr: float = 3e-5,
+        critic_lr: float = 3e-4,
+        sample_eval_actions: bool = False,
+    ) -> None:
+        super().__init__(obs_dim, act_dim, sample_eval_actions)
+        self.save_hyperparameters()
+        if num_sampled_actions < 1:
+            raise UserError(f"num_sampled_actions must be at least 1, not {num_sampled_actions}.")
+        if cql_temperature <= 0:
+            raise UserError(f"cql_temperature must be above 0, not {cql_temperature}.")
+        self.gamma = gamma
+        self.tau = tau
+        self.cql_weight = cql_weight
+        self.num_sampled_actions = num_sampled_actions
+        self.importance_sampling = importance_sampling
+        self.cql_temperature = cql_temperature
+        self.target_action_gap = target_action_gap
+        self.max_backup = max_backup
+        self.policy_lr = policy_lr
+        self.critic_lr = critic_lr
+        self.target_entropy = -float(act_dim)
+        self.actor = TanhGaussianPolicy(obs_dim, act_dim, hidden_sizes)
+        self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes)
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.log_multiplier = nn.Parameter(torch.zeros(()), requires_grad=target_action_gap is not None)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        learning_rates = (
+            (self.actor.parameters(), self.policy_lr),
+            (self.critics.parameters(), self.critic_lr),
+            ([self.log_temperature], self.policy_lr),
+            ([self.log_multiplier], self.critic_lr),
+        )
+        return [torch.optim.Adam(parameters, lr, fused=True) for parameters, lr in learning_rates]
+
+    def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        obs = self.normalizer(obs)
+        return self.actor.sample(obs, 1, generator)[0][:, 0] if sample else self.actor(obs)[0].tanh()
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        return self.actor.log_prob(self.normalizer(obs), act)
+
+    def update(self, batch: Transitions) -> dict[str, Tensor]:
+        actor_optimizer, critic_optimizer, temperature_optimizer, multiplier_optimizer = self.optimizers()  # type: ignore[attr-defined]
+        batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
+
+        act, log_prob = (value[:, 0] for value in self.actor.sample(batch.obs, 1))
+        self.minimize(self.temperature_loss(log_prob), temperature_optimizer, [self.log_temperature])
+        loss, metrics = self.actor_loss(batch.obs, act, log_prob)
+        self.minimize(loss, actor_optimizer, list(self.actor.parameters()))
+
+        loss, gap, critic_metrics = self.critic_loss(batch)
+        self.minimize(loss, critic_optimizer, list(self.critics.parameters()))
+        if self.target_action_gap is not None:
+            self.minimize(self.multiplier_loss(gap), multiplier_optimizer, [self.log_multiplier])
+        move_towards(self.target_critics, self.critics, self.tau)
+        return metrics | critic_metrics
+
+    def temperature_loss(self, log_prob: Tensor) -> Tensor:
+        """Raises the temperature while the policy's entropy is below ``-act_dim``."""
+        return -(self.log_temperature * (log_prob + self.target_entropy).detach()).mean()
+
+    def actor_loss(self, obs: Tensor, act: Tensor, log_prob: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Soft actor-critic's: ``mean(temperature * log pi - min Q)``; states are normalised."""
+        temperature = self.log_temperature.exp().detach()
+        loss = (temperature * log_prob - self.critics.q_values(obs, act).min(0).values).mean()
+        return loss, {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean(), "temperature": temperature}
+
+    def critic_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Squared errors to the target plus the weighted conservative term, summed over both critics.
+
+        Returns:
+            The loss, the conservative term of each critic ``[2]``, and metrics.
+        """
+        with torch.no_grad():
+            drawn, log_density = self.sampled_actions(batch)
+            target = batch.reward + self.gamma * ~batch.terminal * self.next_value(batch.next_obs)
+        values = self.critics.action_values(batch.obs, torch.cat([batch.act[:, None], drawn], dim=1))
+        data_q = values[..., 0]
+        error = (data_q - target).square().mean(1).sum()
+        gap = self.conservative_term(data_q, values[..., 1:], log_density)
+        weight: float | Tensor = self.cql_weight
+        if self.target_action_gap is not None:
+            weight = self.log_multiplier.exp().clamp(max=1e6).detach() * weight
+        loss = error + weight * gap.sum()
+        metrics = {
+            "critic_loss": error.detach(),
+            "conservative_term": gap.detach().mean(),
+            "q_mean": data_q.detach().mean(),
+            "target_q_max": target.max(),
+        }
+        return loss, gap.detach(), metrics
+
+    def sampled_actions(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, 3 n, A]`` of the conservative term, and the log-densities ``[B, 3 n]`` of drawing them."""
+        count = self.num_sampled_actions
+        uniform = torch.rand(len(batch.reward), count, self.act_dim, device=batch.reward.device) * 2 - 1
+        uniform_density = torch.full(uniform.shape[:2], -self.act_dim * math.log(2), device=uniform.device)
+        current, current_density = self.actor.sample(batch.obs, count)
+        following, following_density = self.actor.sample(batch.next_obs, count)
+        densities = torch.cat([uniform_density, current_density, following_density], dim=1)
+        return torch.cat([uniform, current, following], dim=1), densities
+
+    def next_value(self, next_obs: Tensor) -> Tensor:
+        """Value ``[B]`` of the next states by the target critics, without an entropy bonus."""
+        act = self.actor.sample(next_obs, self.num_sampled_actions if self.max_backup else 1)[0]
+        return self.target_critics.action_values(next_obs, act).min(0).values.max(1).values
+
+    def conservative_term(self, data_q: Tensor, drawn_q: Tensor, log_density: Tensor) -> Tensor:
+        """A soft maximum of Q over actions, less the Q of the data's actions: one value a critic, ``[2]``.
+
+        Args:
+            data_q: Values of the data's actions, ``[2, B]``.
+            drawn_q: Values of drawn actions, ``[2, B, n]``.
+            log_density: Log-densities of drawing them, ``[B, n]``.
+        """
+        values = drawn_q - log_density if self.importance_sampling else torch.cat([drawn_q, data_q[..., None]], dim=-1)
+        soft_maximum = self.cql_temperature * (values / self.cql_temperature).logsumexp(-1)
+        return (soft_maximum - data_q).mean(1)
+
+    def multiplier_loss(self, gap: Tensor) -> Tensor:
+        """Raises the multiplier while the conservative term is above ``target_action_gap``."""
+        assert self.target_action_gap is not None
+        return -(self.log_multiplier.exp() * self.cql_weight * (gap - self.target_action_gap)).mean()
