@@ -8,6 +8,7 @@ import torch
 from training import random_batches, train
 
 from dydiff.agents.cql import CQL
+from dydiff.agents.diffql import DiffQL
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Transitions
 
@@ -18,6 +19,9 @@ AGENTS = {
     "cql": (CQL, {}, {"cql_weight": 0.05, "policy_lr": 1e-3}),
     "cql-lagrange": (CQL, {"target_action_gap": 1.0, "max_backup": True}, None),
     "cql-unweighted": (CQL, {"importance_sampling": False, "num_sampled_actions": 3}, None),
+    "diffql": (DiffQL, {"ema_start": 0, "ema_every": 1}, {"q_coef": 20.0}),
+    "diffql-recovered": (DiffQL, {"ema_start": 0, "ema_every": 1, "recovered_action": True}, {"q_coef": 20.0}),
+    "diffql-max-q": (DiffQL, {"ema_start": 0, "ema_every": 1, "max_q_backup": True, "max_grad_norm": 1.0}, None),
 }
 every_agent = pytest.mark.parametrize("name", AGENTS)
 
