@@ -1,35 +1,58 @@
 """The command line: ``fit``, ``validate`` and ``test`` by LightningCLI, and ``analyze``."""
 
+import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dydiff.agents.base import Agent
 from dydiff.analysis.horizon_error import horizon_error
+from dydiff.analysis.transition_quality import transition_quality
 from dydiff.data.episodes import EpisodeSource
+from dydiff.errors import UserError, did_you_mean
 from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, train_part
 from dydiff.parser import Parser, user_error
 from dydiff.pretraining import Parts
 from dydiff.rollout.base import Synthesizer
 from dydiff.tables import show_line
 
+ANALYSES: dict[str, Callable[..., None]] = {
+    "horizon_error": horizon_error,
+    "transition_quality": transition_quality,
+}
+
 
 def analyze(args: Sequence[str]) -> None:
-    """``analyze``: model error over the horizon, with the parts trained or found as for ``fit``."""
-    parser = Parser(prog="python -m dydiff analyze", description=horizon_error.__doc__ or "")
+    """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``.
+
+    Raises:
+        UserError: No such analysis.
+    """
+    name = args[0] if args else ""
+    if name in ("-h", "--help"):
+        print("usage: python -m dydiff analyze WHAT --config FILE\n")
+        for known, function in ANALYSES.items():
+            print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
+        raise SystemExit(0)
+    if name not in ANALYSES:
+        known = " or ".join(ANALYSES)
+        raise UserError(f"analyze what? {known}, not '{name}'.{did_you_mean(name, ANALYSES)}")
+    measure = ANALYSES[name]
+    parser = Parser(prog=f"python -m dydiff analyze {name}", description=measure.__doc__ or "")
     parser.add_argument("-c", "--config", action="config")
     parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
-    parser.add_function_arguments(horizon_error, skip={"agent"}, sub_configs=True)
-    parser.add_subclass_arguments(Agent, "agent", required=False)
-    parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
-    parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
-    config = parser.parse_args(list(args))
+    parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
+    if "agent" in inspect.signature(measure).parameters:
+        parser.add_subclass_arguments(Agent, "agent", required=False)
+        parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
+        parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
+    config = parser.parse_args(list(args[1:]))
     parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
     parts.train_and_load(train_part)
-    horizon_error(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
+    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
 
 
 def _obs_dim(source: EpisodeSource) -> int:

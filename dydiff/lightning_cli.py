@@ -1,7 +1,7 @@
 """Train and score offline agents, with on-policy data made by dynamics diffusion.
 
 `fit` of an agent first trains the models that its rollout needs and that no earlier run has trained; `validate` and
-`test` score a saved agent. `python -m dydiff analyze --help`: model error over the horizon.
+`test` score a saved agent. `python -m dydiff analyze --help`: measures of synthetic data.
 """
 
 import json

@@ -1,0 +1,167 @@
+"""How synthetic transitions compare with the dataset's, and with the real environment."""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dydiff.data.episodes import EpisodeSource, Transitions
+from dydiff.data.tasks import Task
+from dydiff.envs.replay import RecordedActions, real_rollout, restorable
+from dydiff.errors import UserError
+from dydiff.files import replacing
+from dydiff.models.normalizer import Normalizer
+from dydiff.rollout.base import Synthesizer
+
+
+class Quality(NamedTuple):
+    """Figures about transitions, against a reference set.
+
+    Attributes:
+        distances: Kolmogorov distance of each dimension's marginal, ``[D]``.
+        correlations: Pairwise correlations, ``[D, D]``.
+        correlation_error: Mean absolute difference of them from the reference's.
+        dynamics_error: Squared error of ``s'`` against the real environment's step from ``s`` under ``a``, in standard
+            deviations of the reference's states, mean over dimensions; of transitions whose state can be restored.
+        terminal_agreement: Share whose terminal is what the termination rule says of ``s'``.
+    """
+
+    distances: Tensor
+    correlations: Tensor
+    correlation_error: float
+    dynamics_error: Tensor
+    terminal_agreement: float
+
+
+def as_table(transitions: Transitions) -> Tensor:
+    """``[N, D]``: states, actions, reward, next states, terminal side by side."""
+    obs, act, reward, next_obs, terminal = transitions
+    return torch.cat([obs, act, reward[:, None], next_obs, terminal[:, None].float()], dim=1)
+
+
+def kolmogorov_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Largest difference of the empirical distribution functions of ``a [N]`` and ``b [M]``, in [0, 1]."""
+    a, b = a.sort().values, b.sort().values
+    points = torch.cat([a, b])
+    shares = [torch.searchsorted(values, points, right=True) / len(values) for values in (a, b)]
+    return (shares[0] - shares[1]).abs().max()
+
+
+def measure_quality(transitions: Transitions, reference: Transitions, task: Task, max_played: int = 2000) -> Quality:
+    """Compare ``[N]`` transitions with ``[M]`` of the dataset, and up to ``max_played`` with the environment."""
+    table, expected = as_table(transitions), as_table(reference)
+    distances = torch.stack([kolmogorov_distance(*pair) for pair in zip(table.T, expected.T, strict=True)])
+    correlations = _correlations(table)
+    played = transitions.at(restorable(task, transitions.obs)).at(slice(0, max_played))
+    truth = real_rollout(task, played.obs, RecordedActions(played.act[:, None]), 1)[0][:, 1]
+    scale = Normalizer(task.obs_dim)
+    scale.fit_standard(reference.obs, floor=1e-6)
+    said = task.terminated(transitions.obs, transitions.act, transitions.next_obs)
+    return Quality(
+        distances,
+        correlations,
+        (correlations - _correlations(expected)).abs().mean().item(),
+        ((played.next_obs - truth) / scale.scale).square().mean(1),
+        (said == transitions.terminal).float().mean().item(),
+    )
+
+
+def _correlations(table: Tensor) -> Tensor:
+    return torch.corrcoef(table.T).nan_to_num(0.0)  # a constant dimension correlates with nothing
+
+
+def transition_quality(
+    source: EpisodeSource,
+    synthesizer: Synthesizer,
+    num_transitions: int = 20_000,
+    seed: int = 0,
+    out: str = "runs/transition_quality",
+) -> None:
+    """Compare synthetic transitions with the dataset's and with the real environment.
+
+    The synthesizer must do without a policy, as SynthER does. Two disjoint halves of the dataset are compared
+    likewise: what no model can beat. Writes ``<out>/<dataset>.csv`` and ``<out>/<dataset>.png``, prints a summary.
+
+    Args:
+        source: The dataset.
+        synthesizer: Makes the transitions.
+        num_transitions: Transitions of each kind.
+        seed: Seed of the synthesizer and of the halves.
+        out: Folder of the results.
+
+    Raises:
+        UserError: The synthesizer asks for actions.
+    """
+
+    def no_policy(obs: Tensor) -> Tensor:
+        raise UserError("transition_quality compares data that are made without a policy, such as SynthER's.")
+
+    generator = torch.Generator().manual_seed(seed)
+    real = source.load().transitions
+    order = torch.randperm(len(real.reward), generator=generator)
+    count = min(num_transitions, len(order) // 2)
+    first, second = real.at(order[:count]), real.at(order[count : 2 * count])
+    synthesizer.attach(source)
+    made = synthesizer.synthesize(no_policy, first.obs, generator)[0]
+    results = {
+        "synthetic": measure_quality(made.at(made.finite).transitions(), first, source.task),
+        "real": measure_quality(second, first, source.task),
+    }
+    names = _dimension_names(source.task)
+    folder = Path(out)
+    _write_csv(results, names, folder / f"{source.name}.csv")
+    _plot(made.transitions(), first, results, names, folder / f"{source.name}.png", source.name)
+    for kind, quality in results.items():
+        error = quality.dynamics_error
+        worst = int(quality.distances.argmax())
+        print(
+            f"{kind:9} Kolmogorov distance mean {quality.distances.mean():.4f} worst {quality.distances[worst]:.4f} "
+            f"({names[worst]}), correlation error {quality.correlation_error:.4f}, dynamics error mean "
+            f"{error.mean():.2e} median {error.median():.2e}, terminal agreement {quality.terminal_agreement:.4f}"
+        )
+    print(f"Written to {folder / source.name}.csv and .png")
+
+
+def _dimension_names(task: Task) -> list[str]:
+    states, actions = range(task.obs_dim), range(task.act_dim)
+    return [*(f"s{i}" for i in states), *(f"a{i}" for i in actions), "r", *(f"s'{i}" for i in states), "terminal"]
+
+
+def _write_csv(results: dict[str, Quality], names: list[str], path: Path) -> None:
+    with replacing(path) as part, part.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["data", "dimension", "kolmogorov_distance"])
+        for kind, quality in results.items():
+            rows.writerows([kind, name, f"{value:.6g}"] for name, value in zip(names, quality.distances, strict=True))
+
+
+def _plot(
+    made: Transitions, real: Transitions, results: dict[str, Quality], names: list[str], path: Path, title: str
+) -> None:
+    """Histograms of every dimension, real and synthetic, above both correlation matrices."""
+    from matplotlib.figure import Figure
+
+    columns = 8
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(14, 1.4 * rows + 5), layout="constrained")
+    panels: Any = figure.subfigures(2, 1, height_ratios=[1.4 * rows, 5])
+    top, bottom = panels
+    tables = as_table(real), as_table(made)
+    for index, axes in enumerate(top.subplots(rows, columns).flat):
+        axes.set_axis_off()
+        if index < len(names):
+            both = [table[:, index].numpy() for table in tables]
+            axes.hist(both, bins=40, density=True, histtype="step", label=["real", "synthetic"])
+            axes.set_title(f"{names[index]}: {results['synthetic'].distances[index]:.3f}", fontsize=8)
+    top.legend(*top.axes[0].get_legend_handles_labels(), loc="lower right")
+    top.suptitle(f"{title}: marginals, Kolmogorov distance")
+    matrices = {"real": results["real"].correlations, "synthetic": results["synthetic"].correlations}
+    matrices["difference"] = matrices["synthetic"] - matrices["real"]
+    for axes, (name, matrix) in zip(bottom.subplots(1, 3), matrices.items(), strict=True):
+        picture = axes.imshow(matrix.numpy(), vmin=-1, vmax=1, cmap="RdBu")
+        axes.set_title(f"correlations: {name}")
+    bottom.colorbar(picture, ax=bottom.axes)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=90, format="png")
