@@ -1,0 +1,32 @@
+"""SynthER (Lu et al. 2023): upsample the dataset with a diffusion model over transitions. The policy plays no part."""
+
+import torch
+from jsonargparse.typing import Path_fr
+from torch import Tensor
+
+from dydiff.data.episodes import Trajectories
+from dydiff.models.edm import EDMSampler
+from dydiff.models.transition_diffusion import TransitionDiffusion
+from dydiff.rollout.base import Policy, Synthesizer, module_of
+
+
+class SynthER(Synthesizer):
+    """Trajectories of one step, as many as start states are given; neither these nor the policy is looked at.
+
+    Args:
+        diffusion: Transition diffusion, or the config that trains it.
+        sampler: How it is sampled; ``null`` takes SynthER's: 128 steps, churn 80 between 0.05 and 50.
+    """
+
+    rollout_length = 1
+
+    def __init__(self, diffusion: TransitionDiffusion | Path_fr, sampler: EDMSampler | None = None) -> None:
+        super().__init__()
+        self.diffusion = module_of(diffusion)
+        self.sampler = sampler or EDMSampler(num_steps=128, s_churn=80.0, s_min=0.05, s_max=50.0, s_noise=1.003)
+
+    @torch.no_grad()
+    def synthesize(
+        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        return Trajectories.single_steps(self.diffusion.sample(len(start_obs), self.sampler, generator)), {}
