@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "data": set(),
     "envs": {"data"},
     "models": {"data"},
-    "rollout": {"data", "models"},
+    "rollout": {"data", "envs", "models"},
     "agents": {"data", "envs", "models"},
     "analysis": {"data", "envs", "models", "rollout", "agents"},
     "callbacks": {"data", "models", "rollout", "agents"},

@@ -1,0 +1,40 @@
+"""A part of another dataset."""
+
+from dydiff.data.episodes import Episodes, EpisodeSource
+from dydiff.data.tasks import Task
+from dydiff.errors import UserError
+
+
+class SplitSource(EpisodeSource):
+    """A random share of another dataset's episodes; the others are held back.
+
+    Args:
+        source: The whole dataset.
+        fraction: Share of its episodes, in (0, 1); at least one.
+        split_seed: Seed of the choice.
+
+    Raises:
+        UserError: ``fraction`` out of its range.
+    """
+
+    def __init__(self, source: EpisodeSource, fraction: float = 0.05, split_seed: int = 0) -> None:
+        if not 0 < fraction < 1:
+            raise UserError(f"fraction must lie in (0, 1), not {fraction}.")
+        self.source = source
+        self.fraction = fraction
+        self.split_seed = split_seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name}-{100 * self.fraction:g}pct"
+
+    @property
+    def task(self) -> Task:
+        return self.source.task
+
+    def load(self) -> Episodes:
+        return self.source.load().split(self.fraction, self.split_seed)[1]
+
+    def held_back(self) -> Episodes:
+        """The episodes that :meth:`load` leaves out."""
+        return self.source.load().split(self.fraction, self.split_seed)[0]

@@ -1,0 +1,66 @@
+"""The motivating experiment's data: from the real environment, and from what a split holds back."""
+
+import pytest
+import torch
+
+from dydiff.data.d4rl import D4RLSource
+from dydiff.data.split import SplitSource
+from dydiff.data.tasks import HOPPER
+from dydiff.envs.collect import collect_transitions
+from dydiff.envs.replay import RecordedActions, real_rollout, restorable
+from dydiff.errors import UserError
+from dydiff.rollout.real import HeldBackData, RealEnvironment
+
+
+def hop(obs):
+    return torch.sin(obs[:, :3] * 7)
+
+
+def test_collected_transitions_are_the_environments():
+    made = collect_transitions(HOPPER, hop, 333, seed=1)
+    assert len(made.reward) == 333 and 0 < made.terminal.sum() < 100
+    kept = made.at(restorable(HOPPER, made.obs))
+    truth = real_rollout(HOPPER, kept.obs, RecordedActions(kept.act[:, None]), 1)[0][:, 1]
+    assert (truth - kept.next_obs).abs().median() < 1e-3  # but for the warm start of the contact solver
+    assert torch.equal(HOPPER.terminated(made.obs, made.act, made.next_obs), made.terminal)
+    torch.testing.assert_close(made.act, hop(made.obs).clamp(-1, 1))
+
+
+def test_on_policy_data_follow_the_generator(write_dataset):
+    synthesizer = RealEnvironment()
+    synthesizer.attach(D4RLSource(path=str(write_dataset())))
+    first, again, other = (
+        synthesizer.synthesize(hop, torch.zeros(25, 11), torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.obs, again.obs) and not torch.equal(first.obs, other.obs)
+    assert first.act.shape == (25, 1, 3)
+
+
+def test_a_split_and_what_it_holds_back_are_the_dataset(write_dataset):
+    whole = D4RLSource(path=str(write_dataset([7] * 40, name="whole.hdf5")))
+    split = SplitSource(whole, fraction=0.05)
+    rows = torch.cat([split.load().transitions.obs, split.held_back().transitions.obs])
+    assert len(split.load().lengths) == 2 and split.name == "whole-5pct" and split.task == whole.task
+    assert sorted(rows.tolist()) == sorted(whole.load().transitions.obs.tolist())
+    assert split.load().fingerprint != SplitSource(whole, 0.05, split_seed=1).load().fingerprint
+
+
+def test_behaviour_data_come_from_what_is_held_back(write_dataset):
+    split = SplitSource(D4RLSource(path=str(write_dataset([7] * 40, name="whole.hdf5"))), fraction=0.3)
+    synthesizer = HeldBackData()
+    synthesizer.attach(split)
+    made = synthesizer.synthesize(hop, torch.zeros(500, 11), torch.Generator().manual_seed(0))[0]
+    held_back = {tuple(row) for row in split.held_back().transitions.obs.tolist()}
+    drawn = {tuple(row) for row in made.obs[:, 0].tolist()}
+    assert drawn <= held_back and len(drawn) > 0.8 * len(held_back)
+
+
+def test_behaviour_data_need_a_split(write_dataset):
+    with pytest.raises(UserError, match="SplitSource"):
+        HeldBackData().attach(D4RLSource(path=str(write_dataset())))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
+def test_impossible_splits(write_dataset, fraction):
+    with pytest.raises(UserError, match="fraction"):
+        SplitSource(D4RLSource(path=str(write_dataset())), fraction)
