@@ -6,6 +6,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,7 +15,11 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydiff.cli import main
-from dydiff.lightning_cli import claim_version, parse_fit
+from dydiff.data.d4rl import D4RLSource
+from dydiff.data.split import SplitSource
+from dydiff.data.tasks import TASKS
+from dydiff.envs.collect import collect_transitions
+from dydiff.lightning_cli import claim_version, make_source, parse_fit
 
 CONFIGS = ROOT / "configs"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")
@@ -167,6 +173,68 @@ def test_rollout_switch_replaces_the_kind_of_data_whole(place):
     assert config.rollout.init_args.synthesizer.init_args.rollout_length == 100
 
 
+SINGLE_STEP = {"dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 4}
+TRAJECTORIES = {"diffusion": "pretrain/trajectories.yaml", "sampler": {"num_steps": 2}}
+TRANSITIONS = {"diffusion": "pretrain/transitions.yaml", "sampler": {"num_steps": 2}}
+KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected share of synthetic transitions
+    ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.filters.Hardmax"}, 0.4),
+    ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
+    ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
+    ("cql.CQL", "real.RealEnvironment", {}, {"real_ratio": None, "rollout_freq": 2}, None),
+    ("td3bc.TD3BC", "real.HeldBackData", {}, {"real_ratio": None, "rollout_freq": 2}, None),
+]
+
+
+@pytest.mark.parametrize(("agent", "synthesizer", "arguments", "settings", "share"), KINDS, ids=[k[1] for k in KINDS])
+def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, settings, share):
+    model, size = "trajectory_diffusion.TrajectoryDiffusion", {"horizon": 8, "width": 8, "multipliers": [1, 2]}
+    write_yaml(Path("pretrain/trajectories.yaml"), part_config(model, "WindowDataModule", **size))
+    model, size = "transition_diffusion.TransitionDiffusion", {"width": 16, "num_layers": 2}
+    write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", **size))
+    write_yaml(Path("rollout.yaml"), {"class_path": "callbacks.SyntheticRollout", "init_args": {
+        "synthesizer": {"class_path": f"dydiff.rollout.{synthesizer}", "init_args": arguments},
+        "rollout_batch_size": 25, "chunk_size": 10, **settings}})  # fmt: skip
+    run = yaml.safe_load(Path("run.yaml").read_text())
+    run["model"]["class_path"] = f"dydiff.agents.{agent}"
+    source = run["data"]["init_args"]["source"]
+    split = {"class_path": "dydiff.data.split.SplitSource", "init_args": {"source": source, "fraction": 0.5}}
+    run["data"]["init_args"]["source"] = split
+    write_yaml(Path("run.yaml"), run)
+    assert fit() == 0
+    logged = scalars(0)
+    shares = [value for _, value in logged["rollout/synthetic_share"]]
+    real = sum(SplitSource(D4RLSource(path="hopper.hdf5"), 0.5).load().lengths.tolist())
+    expected = [25 / (25 + real), 50 / (50 + real)] if share is None else [share] * len(shares)
+    assert shares == pytest.approx(expected)
+    assert len(shares) == (1 if "rollout_freq" in settings and settings["rollout_freq"] is None else len(expected))
+    assert len(logged["eval/score"]) == 3 and logged["rollout/non_finite"][0][1] == 0
+
+
+def test_an_evaluation_leaves_the_training_as_it_was(place):
+    """Even one that draws the policy's actions."""
+    cql = ["--model=dydiff.agents.cql.CQL", "--model.init_args.sample_eval_actions=true"]
+    base = ["--rollout", str(CONFIGS / "rollout/base.yaml")]
+    for every in (1, 3):
+        assert fit(*cql, *base, f"--trainer.check_val_every_n_epoch={every}") == 0
+    assert all(torch.equal(value, weights(1)[key]) for key, value in weights(0).items())
+    assert len(scalars(0)["eval/score"]) == 3 and len(scalars(1)["eval/score"]) == 1
+
+
+def test_maze2d_runs(place):
+    task = TASKS["maze2d-umaze"]
+    made = collect_transitions(task, lambda obs: torch.tanh(obs[:, 2:] * 9), 200, seed=0)
+    with h5py.File("maze.hdf5", "w") as file:
+        for key, value in zip(
+            ("observations", "actions", "rewards", "next_observations", "terminals"), made, strict=True
+        ):
+            file[key] = value.numpy()
+        file["timeouts"] = np.arange(200) % 50 == 49
+        file.attrs["env_id"] = task.env_id
+    assert fit("--data.source.path=maze.hdf5", "--trainer.max_epochs=1") == 0
+    assert 0 <= scalars(0)["eval/return"][0][1] <= 300
+    assert yaml.safe_load(Path("runs/run/version_0/hparams.yaml").read_text())["env_id"] == "maze2d-umaze-v1"
+
+
 def test_runs_that_start_together_do_not_share_a_folder(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         versions = list(pool.map(lambda _: claim_version(tmp_path / "run"), range(40)))
@@ -210,10 +278,9 @@ def test_checkpoint_of_another_task_is_refused(place, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.init_args.real_ratio=0"], "real_ratio must lie in (0, 1], not 0.0."),
-        (["--data.init_args.real_ratio=1.5"], "real_ratio must lie in (0, 1], not 1.5."),
+        (["--rollout.init_args.real_ratio=-1"], "real_ratio must lie in [0, 1], not -1.0."),
         (["--data.init_args.updates_per_step=4"], "updates_per_step (4) must divide updates_per_epoch (6)."),
-        (["--rollout.init_args.keep_ratio=2"], "keep_ratio must lie in (0, 1], not 2.0."),
+        (["--rollout.init_args.filter.init_args.keep_ratio=2"], "keep_ratio must lie in (0, 1], not 2.0."),
         (["--rollout.init_args.synthesizer.init_args.rollout_length=9"], "longer than the denoiser's horizon (8)"),
         (["--rollout.init_args.synthesizer.init_args.denoiser=nowhere.yaml"], "nowhere.yaml"),
         (["--model.init_args.gama=0.9"], "Unknown key 'gama' in model (dydiff.agents.td3bc.TD3BC). Did you mean gamma"),
@@ -263,10 +330,10 @@ def test_print_config_is_a_config(place, capsys):
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     write_yaml(Path("printed.yaml"), yaml.safe_load(printed))
-    assert parse_fit(["fit", "--config", "printed.yaml"]).data.init_args.real_ratio == 0.6
+    assert parse_fit(["fit", "--config", "printed.yaml"]).rollout.init_args.real_ratio == 0.6
 
 
-@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["analyze", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["analyze", "horizon_error", "--help"]])
 def test_help(args, capsys):
     with pytest.raises(SystemExit) as ended:
         main(args)
@@ -285,7 +352,7 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
     agent = ["--agent=dydiff.agents.td3bc.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
     checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
-    assert main(["analyze", "--config", "error.yaml", *agent, checkpoint]) == 0
+    assert main(["analyze", "horizon_error", "--config", "error.yaml", *agent, checkpoint]) == 0
     assert "below single-step" in capsys.readouterr().out
     rows = Path("runs/horizon_error/hopper.csv").read_text().splitlines()
     assert rows[0] == "actions,synthesizer,step,mean,median,windows" and len(rows) == 1 + 3 * 2 * 5
@@ -303,14 +370,38 @@ def test_every_option_in_the_readme_is_one(options, monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_config_is_valid(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    if "synthesizers" in yaml.safe_load(path.read_text()):
-        with pytest.raises(SystemExit) as ended:
-            main(["analyze", "--config", str(path), "--print_config"])
-        assert ended.value.code == 0
-    else:
-        assert parse_fit(["fit", "--config", str(path)]).model.class_path
+def test_every_shipped_config_is_valid(path):
+    assert parse_fit(["fit", "--config", str(path)]).model.class_path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("analyze/*.yaml")), ids=lambda path: path.stem)
+def test_every_analysis_config_is_valid(path):
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", path.stem.removesuffix("_small"), "--config", str(path), "--print_config"])
+    assert ended.value.code == 0
+
+
+PAPER = [
+    (f"{agent}_{env}_{data}", env, dataset)
+    for agent in ("td3bc", "cql", "diffql")
+    for env, data, dataset in [
+        *((env, short, f"{env}-{name}-v2")
+          for env in ("hopper", "halfcheetah", "walker2d")
+          for short, name in (("md", "medium"), ("mr", "medium-replay"), ("me", "medium-expert"))),
+        *(("maze2d", maze, f"maze2d-{maze}-v1") for maze in ("umaze", "medium", "large")),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "env", "dataset"), PAPER, ids=[name for name, _, _ in PAPER])
+def test_every_cell_of_the_papers_tables_has_its_config(name, env, dataset):
+    config = parse_fit(["fit", "--config", str(CONFIGS / f"{name}.yaml")])
+    assert config.model.class_path.rsplit(".")[-1].lower() == name.split("_")[0]
+    assert config.data.init_args.source.init_args.dataset == dataset
+    assert make_source(config.data.init_args.source).task.name.startswith(env)
+    assert config.rollout.init_args.synthesizer.class_path == "dydiff.rollout.dydiff.DyDiff"
+    assert config.rollout.init_args.real_ratio == 0.6
+    assert config.trainer.max_epochs * config.data.init_args.updates_per_epoch == 1_000_000
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain/*.yaml")), ids=lambda path: path.stem)
