@@ -1,14 +1,17 @@
-"""The command line: ``fit``, ``validate`` and ``test`` by LightningCLI, and ``analyze``."""
+"""The command line: ``fit``, ``validate`` and ``test`` by LightningCLI, ``analyze`` and ``collect``."""
 
 import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from dydiff.agents.base import Agent
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.transition_quality import transition_quality
+from dydiff.collect.maze2d import collect_maze2d
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError, did_you_mean
 from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, train_part
@@ -21,38 +24,66 @@ ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
     "transition_quality": transition_quality,
 }
+COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d}
 
 
-def analyze(args: Sequence[str]) -> None:
-    """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``.
-
-    Raises:
-        UserError: No such analysis.
-    """
-    name = args[0] if args else ""
-    if name in ("-h", "--help"):
-        print("usage: python -m dydiff analyze WHAT --config FILE\n")
-        for known, function in ANALYSES.items():
-            print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
-        raise SystemExit(0)
-    if name not in ANALYSES:
-        known = " or ".join(ANALYSES)
-        raise UserError(f"analyze what? {known}, not '{name}'.{did_you_mean(name, ANALYSES)}")
+def analyze(name: str, args: Sequence[str]) -> None:
+    """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
     measure = ANALYSES[name]
-    parser = Parser(prog=f"python -m dydiff analyze {name}", description=measure.__doc__ or "")
-    parser.add_argument("-c", "--config", action="config")
+    parser = _parser("analyze", name, measure)
     parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
     parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
     if "agent" in inspect.signature(measure).parameters:
         parser.add_subclass_arguments(Agent, "agent", required=False)
         parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
         parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
-    config = parser.parse_args(list(args[1:]))
+    config = parser.parse_args(list(args))
     parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
     parts.train_and_load(train_part)
     measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
+
+
+def collect(name: str, args: Sequence[str]) -> None:
+    """``collect <what>``: make a dataset."""
+    make = COLLECTORS[name]
+    parser = _parser("collect", name, make)
+    parser.add_function_arguments(make)
+    config = parser.parse_args(list(args))
+    path = make(**{key: value for key, value in config.items() if key != "config"})
+    show_line(f"Written to {path}; use it with --data.source.path {path}")
+
+
+COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], Mapping[str, Callable[..., Any]]]] = {
+    "analyze": (analyze, ANALYSES),
+    "collect": (collect, COLLECTORS),
+}
+
+
+def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
+    parser = Parser(prog=f"python -m dydiff {command} {name}", description=function.__doc__ or "")
+    parser.add_argument("-c", "--config", action="config")
+    return parser
+
+
+def _run_command(command: str, args: Sequence[str]) -> None:
+    """Run ``<command> <what> ...``.
+
+    Raises:
+        UserError: There is no such thing to do.
+    """
+    run, functions = COMMANDS[command]
+    name = args[0] if args else ""
+    if name in ("-h", "--help"):
+        print(f"usage: python -m dydiff {command} WHAT --help\n")
+        for known, function in functions.items():
+            print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
+        raise SystemExit(0)
+    if name not in functions:
+        known = " or ".join(functions)
+        raise UserError(f"{command} what? {known}, not '{name}'.{did_you_mean(name, functions)}")
+    run(name, args[1:])
 
 
 def _obs_dim(source: EpisodeSource) -> int:
@@ -100,8 +131,8 @@ def main(args: Sequence[str] | None = None) -> int:
     _quieten()
     try:
         arguments = _replacing_rollout(sys.argv[1:] if args is None else args)
-        if arguments[:1] == ["analyze"]:
-            analyze(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            _run_command(arguments[0], arguments[1:])
         else:
             DyDiffCLI(arguments)
     except AlreadyTrained as nothing_to_do:

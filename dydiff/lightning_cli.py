@@ -2,6 +2,7 @@
 
 `fit` of an agent first trains the models that its rollout needs and that no earlier run has trained; `validate` and
 `test` score a saved agent. `python -m dydiff analyze --help`: measures of synthetic data.
+`python -m dydiff collect --help`: datasets made on the spot.
 """
 
 import json

@@ -333,7 +333,9 @@ def test_print_config_is_a_config(place, capsys):
     assert parse_fit(["fit", "--config", "printed.yaml"]).rollout.init_args.real_ratio == 0.6
 
 
-@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["analyze", "horizon_error", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["fit", "--help"], ["analyze", "horizon_error", "--help"], ["collect", "maze2d", "--help"]]
+)
 def test_help(args, capsys):
     with pytest.raises(SystemExit) as ended:
         main(args)

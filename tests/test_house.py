@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "rollout": {"data", "envs", "models"},
     "agents": {"data", "envs", "models"},
     "analysis": {"data", "envs", "models", "rollout", "agents"},
+    "collect": {"data", "envs"},
     "callbacks": {"data", "models", "rollout", "agents"},
 }
 

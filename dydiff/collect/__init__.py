@@ -1,0 +1,1 @@
+"""Make datasets in D4RL's layout where none can be downloaded."""

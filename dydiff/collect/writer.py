@@ -1,0 +1,30 @@
+"""Write datasets in D4RL's layout."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import mujoco
+import numpy as np
+
+from dydiff import __version__
+from dydiff.files import replacing
+
+
+def write_dataset(path: Path, arrays: Mapping[str, np.ndarray], env_id: str, recipe: str) -> None:
+    """Write arrays, and how they were made as attributes: whole or not at all.
+
+    Args:
+        path: The HDF5 file.
+        arrays: ``observations [N, O]``, ``actions [N, A]``, ``rewards [N]``, ``next_observations``, ``terminals``,
+            ``timeouts``, and any further ones.
+        env_id: Gymnasium id of the environment.
+        recipe: How they were made.
+    """
+    with replacing(path) as part, h5py.File(part, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip", compression_opts=4)
+        file.attrs["env_id"] = env_id
+        file.attrs["recipe"] = recipe
+        file.attrs["made_with"] = f"dydiff {__version__}, mujoco {mujoco.__version__}"
+        file.attrs["mujoco2_contacts"] = True
