@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DEMO := $(BIN)/python -m dydiff fit --config configs/demo.yaml
 
-.PHONY: demo demo-base test check install
+.PHONY: demo demo-base test test-d4rl check install
 
 install: .venv/installed
 
@@ -21,6 +21,12 @@ demo-base: install  ## the same agent without synthetic data
 
 test: install  ## the test suite, without the tests marked slow
 	$(BIN)/python -m pytest
+
+# The d4rl package cannot be imported with all that it asks for (mujoco_py), but without it its loaders can.
+test-d4rl: install  ## the loader against the d4rl package itself, which is installed for it
+	$(BIN)/python -m pip install --quiet --no-deps d4rl==1.1
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt gym==0.23.1 tqdm
+	$(BIN)/python -m pytest -rs tests/test_d4rl_parity.py
 
 check: install  ## style and types
 	$(BIN)/ruff format --check .
