@@ -77,8 +77,8 @@ class TestReading:
         assert D4RLSource(path=str(stock)).task.mujoco2_contacts is False
         assert D4RLSource(path=str(stock), mujoco2_contacts=True).task.mujoco2_contacts is True
         unnamed = write_dataset(name="unnamed.hdf5", attrs={})
-        assert D4RLSource(path=str(unnamed), task="hopper").task == HOPPER
-        with pytest.raises(UserError, match="set 'task' to one of hopper"):
+        assert D4RLSource(path=str(unnamed), env_id="Hopper-v4").task == HOPPER
+        with pytest.raises(UserError, match="set 'env_id' to its Gymnasium id"):
             _ = D4RLSource(path=str(unnamed)).task
 
     def test_fingerprint_follows_every_number(self, write_dataset):

@@ -4,7 +4,7 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from dataclasses import replace
+import zipfile
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -12,44 +12,53 @@ import h5py
 import numpy as np
 import torch
 
+from dydiff.data.environments import task_of, to_unit_actions
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
-from dydiff.data.tasks import TASKS, RemoteDataset, Task, find_dataset, find_task
+from dydiff.data.tasks import TASKS, RemoteDataset, Task, TerminationRule, find_dataset
 from dydiff.errors import UserError
 from dydiff.files import replacing
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
-_UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+_KEYS = (*_REQUIRED, "timeouts", "next_observations")
+_UNREADABLE = (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError, RuntimeError)
 
 
 class D4RLSource(EpisodeSource):
     """A file in D4RL's layout: ``observations, actions, rewards, terminals`` and, where there are, ``timeouts`` and
-    ``next_observations``.
+    ``next_observations``. A file of your own may be an NPZ archive of the same arrays.
 
     Args:
         dataset: A D4RL name such as ``hopper-medium-replay-v2``: read from the folder that the environment variable
             ``D4RL_DATASET_DIR`` names (``~/.d4rl/datasets`` when unset), downloaded into it when missing.
-        path: A local file, relative to the working directory; given, it takes the place of ``dataset``.
-        task: Task of a local file (``hopper``, ``maze2d-umaze``, ...); ``null`` reads the file's ``env_id``
-            attribute.
+        path: A local HDF5 or NPZ file, relative to the working directory; given, it takes the place of ``dataset``.
+        env_id: Gymnasium id of a local file's environment; ``null`` reads the file's ``env_id`` attribute.
+        score_min: Return of score 0; ``null`` takes the environment's.
+        score_max: Return of score 100; ``null`` takes the environment's.
+        terminated: Termination rule of rollouts, as an import path; ``null`` takes the environment's, if it is known.
         mujoco2_contacts: Whether evaluation restores MuJoCo 2's contacts; ``null`` takes the file's attribute, and
-            true where it has none, as D4RL's files do not.
+            where it has none, as D4RL's files do not, true for D4RL's environments.
 
     Raises:
-        UserError: Neither ``dataset`` nor ``path``, an unknown name, or no task for a local file.
+        UserError: Neither ``dataset`` nor ``path``, an unknown name, or no environment for a local file.
     """
 
     def __init__(
         self,
         dataset: str | None = None,
         path: str | None = None,
-        task: str | None = None,
+        env_id: str | None = None,
+        score_min: float | None = None,
+        score_max: float | None = None,
+        terminated: TerminationRule | None = None,
         mujoco2_contacts: bool | None = None,
     ) -> None:
         if dataset is None and path is None:
-            raise UserError("D4RLSource needs a 'dataset' (a D4RL name) or a 'path' (a local HDF5 file).")
+            raise UserError("D4RLSource needs a 'dataset' (a D4RL name) or a 'path' (a local HDF5 or NPZ file).")
         self.remote = find_dataset(dataset) if dataset is not None and path is None else None
         self.path = Path(path).expanduser() if path is not None else None
-        self._task = find_task(task) if task is not None else None
+        self._env_id = env_id
+        self._score_range = (score_min, score_max)
+        self._terminated = terminated
         self._mujoco2_contacts = mujoco2_contacts
         self._name = self.path.stem if self.path is not None else str(dataset)
 
@@ -59,36 +68,43 @@ class D4RLSource(EpisodeSource):
 
     @cached_property
     def task(self) -> Task:
-        task, contacts = (self.remote.task, True) if self.remote is not None else self._task_of_file()
+        env_id, contacts = (self.remote.task.env_id, None) if self.remote is not None else self._named_by_file()
         if self._mujoco2_contacts is not None:
             contacts = self._mujoco2_contacts
-        return replace(task, mujoco2_contacts=contacts)
+        elif contacts is None:
+            contacts = env_id in {task.env_id for task in TASKS.values()}
+        return task_of(env_id, *self._score_range, self._terminated, contacts)
 
     def load(self) -> Episodes:
         path = self._local() if self.remote is None else cached_file(self.remote)
         stat = path.stat()
-        return _read(path, self.task.obs_dim, self.task.act_dim, stat.st_mtime_ns, stat.st_size)
+        return _read(path, self.task, stat.st_mtime_ns, stat.st_size)
 
     def _local(self) -> Path:
         assert self.path is not None
         if not self.path.is_file():
             raise UserError(
-                f"No dataset at {self.path.absolute()}. Give 'path' the place of an HDF5 file in D4RL's layout, or "
-                "name a D4RL dataset with 'dataset'."
+                f"No dataset at {self.path.absolute()}. Give 'path' the place of an HDF5 or NPZ file in D4RL's layout, "
+                "or name a D4RL dataset with 'dataset'."
             )
         return self.path
 
-    def _task_of_file(self) -> tuple[Task, bool]:
+    def _named_by_file(self) -> tuple[str, bool | None]:
+        """The environment's id, and whether its contacts were MuJoCo 2's, ``None`` where the file does not say."""
         path = self._local()
-        try:
-            with h5py.File(path) as file:
-                env_id, contacts = file.attrs.get("env_id"), file.attrs.get("mujoco2_contacts", True)
-        except _UNREADABLE as error:
-            raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
-        task = self._task or next((task for task in TASKS.values() if task.env_id == env_id), None)
-        if task is None:
-            raise UserError(f"{path} does not name its environment: set 'task' to one of {', '.join(TASKS)}.")
-        return task, bool(contacts)
+        env_id, contacts = self._env_id, None
+        if path.suffix != ".npz":
+            try:
+                with h5py.File(path) as file:
+                    env_id = env_id or file.attrs.get("env_id")
+                    contacts = file.attrs.get("mujoco2_contacts")
+            except _UNREADABLE as error:
+                raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
+        if env_id is None:
+            raise UserError(
+                f"{path} does not name its environment: set 'env_id' to its Gymnasium id, such as Hopper-v4."
+            )
+        return str(env_id), None if contacts is None else bool(contacts)
 
 
 def dataset_folder() -> Path:
@@ -139,9 +155,10 @@ def _download(remote: RemoteDataset, part: Path) -> None:
 
 
 @lru_cache(maxsize=1)  # the stages of one run read the same file
-def _read(path: Path, obs_dim: int, act_dim: int, modified_ns: int, num_bytes: int) -> Episodes:
+def _read(path: Path, task: Task, modified_ns: int, num_bytes: int) -> Episodes:
     arrays = _read_arrays(path)
-    _check(path, arrays, obs_dim, act_dim)
+    arrays["actions"] = to_unit_actions(arrays["actions"], task.act_bounds)
+    _check(path, arrays, task.obs_dim, task.act_dim)
     arrays["timeouts"] &= ~arrays["terminals"]
     ends = arrays["terminals"] | arrays["timeouts"]
     if "next_observations" not in arrays:
@@ -162,16 +179,15 @@ def _read(path: Path, obs_dim: int, act_dim: int, modified_ns: int, num_bytes: i
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with h5py.File(path) as file:
-            missing = [key for key in _REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
-            if missing:
+        with np.load(path, allow_pickle=False) if path.suffix == ".npz" else h5py.File(path) as file:
+            there = {key for key in _KEYS if key in file and not isinstance(file[key], h5py.Group)}
+            if missing := [key for key in _REQUIRED if key not in there]:
                 raise UserError(f"{path} has no {', '.join(missing)}: it is not in D4RL's layout.")
-            keys = [key for key in (*_REQUIRED, "timeouts", "next_observations") if key in file]
-            arrays = {key: file[key][()] for key in keys}
+            arrays = {key: file[key][()] for key in _KEYS if key in there}
         for key, array in arrays.items():
             arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
     except _UNREADABLE as error:
-        raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
+        raise UserError(f"{path} is not a readable HDF5 or NPZ file ({error}). Download or copy it again.") from None
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]

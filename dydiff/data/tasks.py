@@ -44,13 +44,15 @@ class Task:
         name: Short name, as in D4RL's dataset names.
         env_id: Gymnasium id.
         obs_dim: Size of a state.
-        act_dim: Size of an action; every action lies in [-1, 1].
+        act_dim: Size of an action; every action lies in [-1, 1], for agents and models.
         episode_limit: Steps after which an episode times out.
         terminated: Termination rule on raw states.
         score_min: Return of D4RL's random policy, normalised score 0.
         score_max: Return of D4RL's expert, normalised score 100.
         mujoco2_contacts: Whether the environment restores the contacts of MuJoCo 2, with which D4RL's data were made.
             Only Hopper's and Maze2d's differ.
+        act_bounds: The environment's own lowest and highest actions, to which [-1, 1] is stretched; ``None`` where
+            they are -1 and 1.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Task:
     score_min: float
     score_max: float
     mujoco2_contacts: bool = True
+    act_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, hopper_fell, -20.272305, 3234.3)

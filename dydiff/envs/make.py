@@ -4,7 +4,8 @@ import warnings
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import ClipAction
+import numpy as np
+from gymnasium.wrappers import ClipAction, FlattenObservation, RescaleAction
 
 from dydiff.data.tasks import Task, find_task
 from dydiff.envs.contacts import restore_mujoco2_contacts
@@ -12,7 +13,8 @@ from dydiff.envs.maze2d import Maze2dEnv
 
 
 def make_env(task: Task | str) -> gym.Env:
-    """The environment of a task, or of a task's name: actions clipped to [-1, 1], episodes cut at the task's limit.
+    """The environment of a task, or of a task's name: actions clipped to [-1, 1] and stretched to the environment's
+    own bounds, states as vectors, episodes cut at the task's limit.
 
     With ``task.mujoco2_contacts`` it has the contacts of MuJoCo 2 again, which version 3.5 changed: stock ``Hopper-v4``
     differs from D4RL's in 43% of states. HalfCheetah and Walker2d have no margins; Maze2d has MuJoCo 2's always.
@@ -28,4 +30,6 @@ def make_env(task: Task | str) -> gym.Env:
     simulator: Any = env.unwrapped
     if task.mujoco2_contacts and not isinstance(simulator, Maze2dEnv):
         restore_mujoco2_contacts(simulator.model)
-    return ClipAction(env)
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        env = FlattenObservation(env)
+    return ClipAction(env if task.act_bounds is None else RescaleAction(env, np.float32(-1), np.float32(1)))

@@ -10,6 +10,7 @@ from torch import Tensor
 from dydiff.data.tasks import Task
 from dydiff.envs.evaluation import Policy
 from dydiff.envs.make import make_env
+from dydiff.errors import UserError
 
 VELOCITY_CLIP = 10.0  # Hopper's and Walker2d's observations show velocities only within it
 
@@ -36,10 +37,15 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     Returns:
         True states ``[N, num_steps + 1, O]``, actions ``[N, num_steps, A]``, and bool ``[N, num_steps]``: the step lies
         before or at the first terminal one.
+
+    Raises:
+        UserError: The environment cannot be set to a state.
     """
     env = make_env(task)
     env.reset(seed=0)
     simulator: Any = env.unwrapped
+    if not hasattr(simulator, "set_state"):
+        raise UserError(f"{task.env_id} cannot be set to a given state: only Gymnasium's MuJoCo environments can.")
     worlds = []
     known = start_obs.double().numpy()
     hidden = simulator.model.nq + simulator.model.nv - task.obs_dim
