@@ -23,7 +23,7 @@ def write_dataset(path: Path, arrays: Mapping[str, np.ndarray], env_id: str, rec
     """
     with replacing(path) as part, h5py.File(part, "w") as file:
         for name, array in arrays.items():
-            file.create_dataset(name, data=array, compression="gzip", compression_opts=4)
+            file.create_dataset(name, data=array, compression="gzip", compression_opts=4, fletcher32=True)
         file.attrs["env_id"] = env_id
         file.attrs["recipe"] = recipe
         file.attrs["made_with"] = f"dydiff {__version__}, mujoco {mujoco.__version__}"

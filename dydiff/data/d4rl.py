@@ -158,10 +158,14 @@ def _download(remote: RemoteDataset, part: Path) -> None:
 def _read(path: Path, task: Task, modified_ns: int, num_bytes: int) -> Episodes:
     arrays = _read_arrays(path)
     arrays["actions"] = to_unit_actions(arrays["actions"], task.act_bounds)
-    _check(path, arrays, task.obs_dim, task.act_dim)
+    _check(path, arrays, task)
     arrays["timeouts"] &= ~arrays["terminals"]
     ends = arrays["terminals"] | arrays["timeouts"]
-    if "next_observations" not in arrays:
+    if "next_observations" in arrays:
+        jumps = _jumps(arrays["next_observations"][:-1], arrays["observations"][1:]) & ~ends[:-1]
+        arrays["timeouts"][:-1] |= jumps  # an end that nobody marked: no window may cross it
+        ends[:-1] |= jumps
+    else:
         arrays, ends = _with_next_observations(path, arrays, ends)
     ends[-1] = True  # the last episode may be cut off with neither flag set
     last_rows = np.flatnonzero(ends)
@@ -185,7 +189,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path} has no {', '.join(missing)}: it is not in D4RL's layout.")
             arrays = {key: file[key][()] for key in _KEYS if key in there}
         for key, array in arrays.items():
-            arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
+            if array.dtype.kind not in "biuf":
+                raise UserError(f"{path}: '{key}' holds {array.dtype}, not numbers.")
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused for that
+                arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
     except _UNREADABLE as error:
         raise UserError(f"{path} is not a readable HDF5 or NPZ file ({error}). Download or copy it again.") from None
     for key in ("rewards", "terminals", "timeouts"):
@@ -195,20 +202,31 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check(path: Path, arrays: dict[str, np.ndarray], obs_dim: int, act_dim: int) -> None:
+def _check(path: Path, arrays: dict[str, np.ndarray], task: Task) -> None:
     count = len(arrays["observations"]) if arrays["observations"].ndim else 0
     if count == 0:
         raise UserError(f"{path} holds no transitions.")
     for key, array in arrays.items():
-        width = {"observations": (obs_dim,), "next_observations": (obs_dim,), "actions": (act_dim,)}.get(key, ())
+        sizes = {"observations": task.obs_dim, "next_observations": task.obs_dim, "actions": task.act_dim}
+        width = (sizes[key],) if key in sizes else ()
         if array.shape != (count, *width):
             raise UserError(f"{path}: '{key}' has shape {array.shape}, the task needs {(count, *width)}.")
         if array.dtype != bool and not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).reshape(count, -1).all(1))[0])
             raise UserError(f"{path}: '{key}' has a value that is not finite in row {row}. Remove its episode.")
+    empty = np.flatnonzero((arrays["observations"] == 0).all(1))
+    if (
+        len(empty) and task.name in TASKS
+    ):  # neither a robot nor a ball is ever all zeros; damaged files and early uploads are
+        raise UserError(f"{path}: {len(empty):,} states are all zero, the first in row {empty[0]}. Download it again.")
     largest = float(np.abs(arrays["actions"]).max())
     if largest > 1 + 1e-4:  # tanh and float32 may overshoot by an ulp
         raise UserError(f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the bounds.")
+
+
+def _jumps(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Bool ``[N]``: whether the state of the following row is another than the one that was reached."""
+    return (np.abs(following - reached) > 1e-3 * (1 + np.abs(reached))).any(1)
 
 
 def _with_next_observations(
