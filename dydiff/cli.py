@@ -11,6 +11,7 @@ from typing import Any
 from dydiff.agents.base import Agent
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.transition_quality import transition_quality
+from dydiff.collect.locomotion import collect_locomotion
 from dydiff.collect.maze2d import collect_maze2d
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError, did_you_mean
@@ -24,7 +25,7 @@ ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
     "transition_quality": transition_quality,
 }
-COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d}
+COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d, "locomotion": collect_locomotion}
 
 
 def analyze(name: str, args: Sequence[str]) -> None:

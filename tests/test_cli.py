@@ -18,7 +18,7 @@ from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
-from dydiff.envs.collect import collect_transitions
+from dydiff.envs.collect import collect_episodes
 from dydiff.lightning_cli import claim_version, make_source, parse_fit
 
 CONFIGS = ROOT / "configs"
@@ -222,7 +222,7 @@ def test_an_evaluation_leaves_the_training_as_it_was(place):
 
 def test_maze2d_runs(place):
     task = TASKS["maze2d-umaze"]
-    made = collect_transitions(task, lambda obs: torch.tanh(obs[:, 2:] * 9), 200, seed=0)
+    made = collect_episodes(task, lambda obs: torch.tanh(obs[:, 2:] * 9), 200, seed=0).transitions
     with h5py.File("maze.hdf5", "w") as file:
         for key, value in zip(
             ("observations", "actions", "rewards", "next_observations", "terminals"), made, strict=True

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from dydiff.cli import main
+from dydiff.collect.locomotion import collect_locomotion
 from dydiff.collect.maze2d import collect_maze2d
 from dydiff.collect.waypoints import WaypointController
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.maze2d import MAZES
 from dydiff.envs.replay import RecordedActions, real_rollout
+from dydiff.errors import UserError
 
 # Figures of D4RL's published files: mean steps of a walk, share of actions at a bound, share of steps at the goal,
 # smallest and largest position.
@@ -87,3 +89,52 @@ def test_collect_command(tmp_path, monkeypatch, capsys):
         assert main(["collect", *wrong]) == 2
         assert message in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# Scores that every agent reaches, also one of a few hundred steps.
+QUICK = {"task": "hopper", "check_every": 150, "medium_score": -50.0, "expert_score": -40.0, "num_transitions": 400}
+
+
+class TestLocomotion:
+    @pytest.fixture(autouse=True)
+    def _here(self, tmp_path, monkeypatch):
+        pytest.importorskip("stable_baselines3")
+        monkeypatch.chdir(tmp_path)
+
+    def load(self, path):
+        source = D4RLSource(path=str(path))
+        assert source.task == TASKS["hopper"]
+        return source.load()
+
+    def test_every_kind(self):
+        replay = self.load(collect_locomotion(dataset="medium-replay", **QUICK))
+        assert len(replay) == 150
+        data = replay.transitions
+        assert torch.equal(data.terminal, TASKS["hopper"].terminated(data.obs, data.act, data.next_obs))
+        mixed = self.load(collect_locomotion(dataset="medium-expert", **QUICK))
+        medium = self.load(collect_locomotion(dataset="medium", **QUICK))
+        assert len(mixed) == len(medium) == 400
+        assert torch.equal(mixed.transitions.obs[:20], medium.transitions.obs[:20])  # the same agent, first
+        with h5py.File("hopper-sac-medium-replay-seed0.hdf5") as file:
+            assert "SAC, seed 0" in file.attrs["recipe"] and "not D4RL's file" in file.attrs["recipe"]
+
+    def test_an_interrupted_training_goes_on(self):
+        with pytest.raises(UserError, match="After 300 steps the best score"):
+            collect_locomotion(**{**QUICK, "medium_score": 500.0}, max_steps=300)
+        state = torch.load("runs/collect/hopper-sac-seed0/training.pt", weights_only=True)
+        assert state["steps"] == 300 and len(state["scores"]) == 2
+        with pytest.raises(UserError, match="After 600 steps"):
+            collect_locomotion(**{**QUICK, "medium_score": 500.0}, max_steps=600)
+        again = torch.load("runs/collect/hopper-sac-seed0/training.pt", weights_only=True)
+        assert again["scores"][:2] == state["scores"] and len(again["scores"]) == 4
+        for name, values in state["replay"].items():
+            same = values.ndim > 1 and name not in ("dones", "timeouts")
+            assert torch.equal(again["replay"][name][: 299 if not same else 300], values[: 299 if not same else 300])
+        ends = again["replay"]["timeouts"][:, 0].nonzero().flatten().tolist()
+        assert 299 in ends  # the episode that ran when it was interrupted
+
+    def test_the_seed_decides(self):
+        first = self.load(collect_locomotion(**QUICK))
+        again = self.load(collect_locomotion(**QUICK, work_dir="elsewhere"))
+        other = self.load(collect_locomotion(**QUICK, seed=1))
+        assert first.fingerprint == again.fingerprint != other.fingerprint

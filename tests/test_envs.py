@@ -5,7 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
+from dydiff.data.d4rl import D4RLSource
 from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
@@ -70,6 +72,32 @@ def test_termination_at_its_bounds(task, change, terminal):
     for index, value in change.items():
         next_obs[index] = value
     assert bool(task.terminated(next_obs, torch.zeros(task.act_dim), next_obs)) is terminal
+
+
+@pytest.mark.parametrize("task", [HOPPER, WALKER2D], ids=lambda task: task.name)
+def test_termination_around_its_bounds_is_the_environments(task):
+    """States within a hundredth of every bound, judged by the rule and by the environment itself."""
+    simulator, random = make_env(task).unwrapped, np.random.default_rng(0)
+    simulator.reset(seed=0)
+    heights, angles = {"hopper": ((0.7,), (-0.2, 0.2)), "walker2d": ((0.8, 2.0), (-1.0, 1.0))}[task.name]
+    seen = set()
+    for _ in range(600):
+        qpos, qvel = random.normal(size=simulator.model.nq) * 0.1, random.normal(size=simulator.model.nv) * 3
+        qpos[1] = random.choice([*heights, 1.2]) + random.uniform(-0.01, 0.01)
+        qpos[2] = random.choice([*angles, 0.0]) + random.uniform(-0.01, 0.01)
+        simulator.set_state(qpos, qvel)
+        obs = torch.from_numpy(simulator._get_obs())
+        fell = bool(task.terminated(obs, torch.zeros(task.act_dim), obs))
+        assert fell == (not simulator.is_healthy)
+        seen.add(fell)
+    assert seen == {True, False}
+
+
+def test_termination_of_recorded_states():
+    """Each of the 59,312 flags of the dataset that ships with the repository."""
+    data = D4RLSource(path=str(ROOT / "data/hopper-medium-replay-small.hdf5")).load().transitions
+    assert torch.equal(HOPPER.terminated(data.obs, data.act, data.next_obs), data.terminal)
+    assert 100 < data.terminal.sum() < len(data.terminal)
 
 
 def test_actions_are_clipped():

@@ -1,8 +1,13 @@
 """D4RL's Maze2d: physics against MuJoCo 2, mazes, rewards, starts and limits."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import ROOT
 from gymnasium.utils.env_checker import check_env
 
 from dydiff.data.tasks import MAZE2D
@@ -66,6 +71,40 @@ def test_episodes_end_at_their_limit_alone(task):
     for step in range(1, task.episode_limit + 1):
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         assert not terminated and truncated == (step == task.episode_limit)
+
+
+RENDER = """
+import sys
+import gymnasium as gym, numpy as np
+import dydiff.envs
+env = gym.make("maze2d-umaze-v1", render_mode="rgb_array")
+env.reset(seed=0)
+try:
+    frames = [env.render()]
+except Exception as error:
+    sys.exit(f"no OpenGL here: {error}")
+for cell in ((3.0, 3.0), (3.0, 1.0)):
+    env.unwrapped.set_state(np.array(cell), np.zeros(2))
+    frames.append(env.render())
+blue = [np.argwhere((frame[..., 2] > 200) & (frame[..., 0] < 60)).mean(0) for frame in frames[1:]]
+print(frames[0].shape, abs(blue[0] - blue[1]).max() > 50)
+"""
+
+
+def test_it_renders_the_ball_where_it_is():
+    environment = {**os.environ, "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+    child = subprocess.run(
+        [sys.executable, "-c", RENDER],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "no OpenGL" in child.stderr or "OpenGL" in child.stderr.splitlines()[-1:]:
+        pytest.skip(child.stderr.splitlines()[-1])
+    assert child.stdout.strip() == "(480, 480, 3) True", child.stderr
 
 
 def test_gymnasium_finds_nothing_wrong():

@@ -6,7 +6,7 @@ import torch
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import HOPPER
-from dydiff.envs.collect import collect_transitions
+from dydiff.envs.collect import collect_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.rollout.real import HeldBackData, RealEnvironment
@@ -17,13 +17,24 @@ def hop(obs):
 
 
 def test_collected_transitions_are_the_environments():
-    made = collect_transitions(HOPPER, hop, 333, seed=1)
+    made = collect_episodes(HOPPER, hop, 333, seed=1).transitions
     assert len(made.reward) == 333 and 0 < made.terminal.sum() < 100
     kept = made.at(restorable(HOPPER, made.obs))
     truth = real_rollout(HOPPER, kept.obs, RecordedActions(kept.act[:, None]), 1)[0][:, 1]
     assert (truth - kept.next_obs).abs().median() < 1e-3  # but for the warm start of the contact solver
     assert torch.equal(HOPPER.terminated(made.obs, made.act, made.next_obs), made.terminal)
     torch.testing.assert_close(made.act, hop(made.obs).clamp(-1, 1))
+
+
+def test_collected_episodes_lie_one_after_the_other():
+    """Within an episode each state is the one that the step before reached; ends are falls or the collection's."""
+    episodes = collect_episodes(HOPPER, hop, 333, seed=1)
+    data, ends = episodes.transitions, episodes.lengths.cumsum(0) - 1
+    assert ends[-1] == 332 and ((data.terminal | episodes.timeout).nonzero().flatten() == ends).all()
+    inside = torch.ones(332, dtype=torch.bool)
+    inside[ends[:-1]] = False
+    assert torch.equal(data.next_obs[:-1][inside], data.obs[1:][inside])
+    assert not (data.terminal & episodes.timeout).any()
 
 
 def test_on_policy_data_follow_the_generator(write_dataset):

@@ -5,7 +5,7 @@ import torch
 
 from dydiff.analysis.transition_quality import kolmogorov_distance, measure_quality
 from dydiff.data.tasks import HOPPER
-from dydiff.envs.collect import collect_transitions
+from dydiff.envs.collect import collect_episodes
 
 
 def hop(obs):
@@ -21,7 +21,7 @@ def test_kolmogorov_distance():
 
 
 def test_real_transitions_have_no_dynamics_error_and_wrong_ones_theirs():
-    data = collect_transitions(HOPPER, hop, 600, seed=0)
+    data = collect_episodes(HOPPER, hop, 600, seed=0).transitions
     right = measure_quality(data, data, HOPPER)
     scale = data.obs.std(0, correction=0)
     wrong = measure_quality(data._replace(next_obs=data.next_obs + 0.3 * scale, terminal=~data.terminal), data, HOPPER)

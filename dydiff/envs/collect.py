@@ -1,18 +1,18 @@
-"""Collect transitions in the real environment."""
+"""Collect episodes in the real environment."""
 
 import numpy as np
 import torch
 
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Episodes, Transitions
 from dydiff.data.tasks import Task
 from dydiff.envs.evaluation import Policy
 from dydiff.envs.make import make_env
 
 
 @torch.no_grad()
-def collect_transitions(
+def collect_episodes(
     task: Task, policy: Policy, count: int, seed: int, num_envs: int = 10, device: torch.device | str = "cpu"
-) -> Transitions:
+) -> Episodes:
     """Play from the environment's own resets; an episode that ends is followed by the next one.
 
     Args:
@@ -24,22 +24,26 @@ def collect_transitions(
         device: Where the policy is.
 
     Returns:
-        ``[count]`` transitions, ``next_obs`` the true next state also at an episode's end.
+        ``count`` transitions; each environment's last episode is cut where the collection ends.
     """
     envs = [make_env(task) for _ in range(min(num_envs, count))]
+    shares = [len(part) for part in np.array_split(np.arange(count), len(envs))]
     obs = np.stack([env.reset(seed=seed + index)[0] for index, env in enumerate(envs)]).astype(np.float32)
-    steps = []
-    for _ in range(-(-count // len(envs))):
+    steps: list[list[tuple[np.ndarray, ...]]] = [[] for _ in envs]
+    for step in range(shares[0]):  # the first share is the largest
         act = policy(torch.as_tensor(obs, device=device)).clamp(-1, 1).cpu().numpy()
-        reward, terminal = np.zeros(len(envs), np.float32), np.zeros(len(envs), bool)
-        next_obs = np.empty_like(obs)
-        following = np.empty_like(obs)
-        for row, env in enumerate(envs):
-            next_obs[row], reward[row], terminal[row], truncated, _ = env.step(act[row])
-            following[row] = env.reset()[0] if terminal[row] or truncated else next_obs[row]
-        steps.append((obs, act, reward, next_obs, terminal))
-        obs = following
+        for row, (env, share) in enumerate(zip(envs, shares, strict=True)):
+            if step == share:
+                continue
+            next_obs, reward, terminal, truncated, _ = env.step(act[row])
+            cut = (truncated or step == share - 1) and not terminal
+            values = (obs[row].copy(), act[row], reward, next_obs, terminal, cut)
+            steps[row].append(tuple(np.asarray(value) for value in values))
+            obs[row] = env.reset()[0] if terminal or truncated else next_obs
     for env in envs:
         env.close()
-    stacked = (torch.from_numpy(np.concatenate(values)) for values in zip(*steps, strict=True))
-    return Transitions(*stacked).at(slice(0, count)).to(device)
+    columns = [np.stack(column) for column in zip(*(values for rows in steps for values in rows), strict=True)]
+    tensors = [torch.from_numpy(column.astype(np.float32) if column.dtype != bool else column) for column in columns]
+    ends = (tensors[4] | tensors[5]).nonzero().flatten()
+    lengths = torch.diff(ends, prepend=torch.tensor([-1]))
+    return Episodes(Transitions(*tensors[:5]), tensors[5], lengths)

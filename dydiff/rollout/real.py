@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.split import SplitSource
-from dydiff.envs.collect import collect_transitions
+from dydiff.envs.collect import collect_episodes
 from dydiff.errors import UserError
 from dydiff.rollout.base import Policy, Synthesizer
 
@@ -26,8 +26,8 @@ class RealEnvironment(Synthesizer):
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         seed = int(torch.randint(2**31, (), generator=generator, device=start_obs.device))
-        collected = collect_transitions(self.task, policy, len(start_obs), seed, device=start_obs.device)
-        return Trajectories.single_steps(collected), {}
+        collected = collect_episodes(self.task, policy, len(start_obs), seed, device=start_obs.device)
+        return Trajectories.single_steps(collected.transitions.to(start_obs.device)), {}
 
 
 class HeldBackData(Synthesizer):
