@@ -10,6 +10,7 @@ from typing import Any
 
 from dydiff.agents.base import Agent
 from dydiff.analysis.horizon_error import horizon_error
+from dydiff.analysis.maze_trajectories import maze_trajectories
 from dydiff.analysis.transition_quality import transition_quality
 from dydiff.collect.locomotion import collect_locomotion
 from dydiff.collect.maze2d import collect_maze2d
@@ -24,6 +25,7 @@ from dydiff.tables import show_line
 ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
     "transition_quality": transition_quality,
+    "maze_trajectories": maze_trajectories,
 }
 COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d, "locomotion": collect_locomotion}
 
@@ -34,8 +36,9 @@ def analyze(name: str, args: Sequence[str]) -> None:
     parser = _parser("analyze", name, measure)
     parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
     parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
-    if "agent" in inspect.signature(measure).parameters:
-        parser.add_subclass_arguments(Agent, "agent", required=False)
+    takes = inspect.signature(measure).parameters
+    if "agent" in takes:
+        parser.add_subclass_arguments(Agent, "agent", required=takes["agent"].default is takes["agent"].empty)
         parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
         parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
     config = parser.parse_args(list(args))

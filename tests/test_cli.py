@@ -361,6 +361,23 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     assert Path("runs/horizon_error/hopper.png").stat().st_size > 5000
 
 
+def test_analyze_compares_transitions(place, capsys):
+    model, size = "transition_diffusion.TransitionDiffusion", {"width": 16, "num_layers": 2}
+    write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", **size))
+    source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    synther = {"class_path": "dydiff.rollout.synther.SynthER", "init_args": TRANSITIONS}
+    write_yaml(Path("quality.yaml"), {"source": source, "synthesizer": synther})
+    assert main(["analyze", "transition_quality", "--config", "quality.yaml", "--out", "found"]) == 0
+    assert "terminal agreement" in capsys.readouterr().out
+    rows = Path("found/hopper.csv").read_text().splitlines()
+    assert rows[0] == "data,dimension,kolmogorov_distance" and len(rows) == 1 + 2 * (11 + 3 + 1 + 11 + 1)
+    assert Path("found/hopper.png").stat().st_size > 20_000
+    needs_policy = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
+    write_yaml(Path("wrong.yaml"), {"source": source, "synthesizer": needs_policy})
+    assert main(["analyze", "transition_quality", "--config", "wrong.yaml"]) == 2
+    assert "made without a policy" in capsys.readouterr().err
+
+
 DOCUMENTED = re.findall(r"`(--[^`]+)`", (ROOT / "README.md").read_text())
 
 

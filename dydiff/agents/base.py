@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,7 @@ from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
 from dydiff.errors import UserError
 from dydiff.models.normalizer import Normalizer
+from dydiff.models.pretrained import read_checkpoint
 
 
 class Agent(L.LightningModule, ABC):
@@ -184,3 +186,15 @@ def check_task(checkpoint: dict[str, Any], task: Task) -> None:
     """
     if checkpoint.get("task") != task.name:
         raise UserError(f"The checkpoint is of the task '{checkpoint.get('task')}', the data of '{task.name}'.")
+
+
+def load_agent(agent: Agent, checkpoint: str, task: Task) -> None:
+    """Load a checkpoint's weights into ``agent``.
+
+    Raises:
+        UserError: There is no such checkpoint, or it is of another task.
+    """
+    content = read_checkpoint(Path(checkpoint))
+    check_task(content, task)
+    agent.load_state_dict(content["state_dict"])
+    agent.eval()

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dydiff.agents.base import Agent, check_task
+from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import Episodes, EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.files import replacing
-from dydiff.models.pretrained import read_checkpoint
 from dydiff.rollout.base import Policy, Synthesizer
 
 _TITLES = {"recorded": "recorded actions", "policy": "the policy's real actions", "on-policy": "on-policy rollout"}
@@ -171,9 +170,7 @@ def horizon_error(
     if agent is not None:
         if checkpoint is None:
             raise UserError("An agent to measure with needs its 'checkpoint'.")
-        content = read_checkpoint(Path(checkpoint))
-        check_task(content, source.task)
-        agent.load_state_dict(content["state_dict"])
+        load_agent(agent, checkpoint, source.task)
     held_out = source.load().split(holdout_fraction)[1]
     with torch.no_grad():
         curves = measure(synthesizers, source.task, held_out, agent and agent.policy(sample=False), num_windows, seed)
