@@ -72,6 +72,16 @@ def test_updates_per_step_changes_nothing(name):
 
 
 @every_agent
+def test_the_seed_decides_the_weights(name):
+    batches, agents = random_batches(5), [make(name) for _ in range(3)]
+    for agent, seed in zip(agents, (7, 7, 8), strict=True):
+        torch.manual_seed(seed)
+        train(agent, batches)
+    first, again, other = (torch.cat([value.flatten() for value in agent.parameters()]) for agent in agents)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@every_agent
 def test_saved_and_loaded_it_acts_the_same(name):
     agent = make(name)
     train(agent, random_batches(5), normalized_by=torch.randn(50, 4) * 3 + 1)

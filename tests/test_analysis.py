@@ -37,7 +37,7 @@ def episodes(tmp_path, write_dataset):
     random = np.random.default_rng(0)
     obs = random.normal(scale=0.05, size=(30, 11)).astype(np.float32)
     obs[:, 0] += 1.25
-    path = write_dataset((30,), observations=obs, next_observations=obs)
+    path = write_dataset((30,), observations=obs, next_observations=np.roll(obs, -1, axis=0))
     return D4RLSource(path=str(path)).load()
 
 

@@ -109,7 +109,7 @@ def _not_finite(shape, row):
         ({"next_observations": _not_finite((8, 11), 2)}, "'next_observations' .* row 2"),
         ({"actions": np.full((8, 3), 1.5, np.float32)}, r"actions reach 1.5, but must lie in \[-1, 1\]"),
         ({"next_observations": None}, "terminals but no 'next_observations'"),
-        ({"observations": np.array([b"text"] * 8)}, "not a readable HDF5"),
+        ({"observations": np.array([b"text"] * 8)}, r"holds \|S4, not numbers"),
         ({key: np.zeros((0, *shape), np.float32) for key, shape in
           (("observations", (11,)), ("actions", (3,)), ("rewards", ()), ("next_observations", (11,)),
            ("terminals", ()), ("timeouts", ()))}, "holds no transitions"),
