@@ -266,6 +266,22 @@ def test_a_run_goes_on_from_its_checkpoint(place):
     assert weights(1)["num_updates"] == 18
 
 
+@pytest.mark.parametrize("agent", ["td3bc.TD3BC", "cql.CQL", "diffql.DiffQL"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(place, agent):
+    """Weights, targets, optimizers, random numbers and the synthetic buffer, to the bit."""
+    model = f"--model=dydiff.agents.{agent}"
+    assert fit(model) == 0
+    assert fit(model, "--trainer.max_epochs=1") == 0
+    assert fit(model, "--ckpt_path=runs/run/version_1/checkpoints/last.ckpt") == 0
+    whole, resumed = (
+        torch.load(f"runs/run/version_{version}/checkpoints/last.ckpt", weights_only=True) for version in (0, 2)
+    )
+    for part in ("state_dict", "optimizer_states", "random_state", "MixedDataModule"):
+        torch.testing.assert_close(resumed[part], whole[part], atol=0, rtol=0, msg=part)
+    for tag in ("train/critic_loss", "rollout/return", "eval/return"):
+        assert scalars(2)[tag] == scalars(0)[tag][-len(scalars(2)[tag]) :]
+
+
 def test_checkpoint_of_another_task_is_refused(place, capsys):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"

@@ -48,6 +48,7 @@ class Agent(L.LightningModule, ABC):
         self.normalizer = Normalizer(obs_dim)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.evaluation_seconds = 0.0
+        self._random_state: Tensor | None = None
 
     @abstractmethod
     def update(self, batch: Transitions) -> dict[str, Tensor]:
@@ -151,9 +152,16 @@ class Agent(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = self.data.task.name
+        checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_task(checkpoint, self.data.task)
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        if self._random_state is not None:  # the updates to come draw what they would have drawn without a break
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
 
 
 @dataclass(frozen=True)

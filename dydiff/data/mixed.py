@@ -97,8 +97,10 @@ class MixedDataModule(OfflineDataModule):
         synthetic = self.synthetic.at(drawn[:, self.num_real :] % len(self.synthetic))
         return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
 
+    # A loader draws a seed for workers, although it has none: from its own generator, not from the training's.
+
     def train_dataloader(self) -> "DataLoader[Any]":
-        return DataLoader(_Stacks(self), batch_size=None)
+        return DataLoader(_Stacks(self), batch_size=None, generator=torch.Generator())
 
     def val_dataloader(self) -> "DataLoader[Any]":
         return self._seeds(self.eval_seed)
@@ -108,8 +110,7 @@ class MixedDataModule(OfflineDataModule):
 
     def _seeds(self, first: int) -> "DataLoader[Any]":
         seeds = torch.arange(first, first + self.num_eval_episodes)
-        own = torch.Generator()  # a loader draws a seed for its workers, else from the training's random numbers
-        return DataLoader(seeds, self.num_eval_episodes, generator=own)  # type: ignore[arg-type]
+        return DataLoader(seeds, self.num_eval_episodes, generator=torch.Generator())  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state(), "synthetic": self.synthetic.state_dict()}
