@@ -91,8 +91,14 @@ class DyDiffCLI(LightningCLI):
     # --- before anything is made
 
     def _parse_ckpt_path(self) -> None:
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        self.checkpoint = None
+        config = self.config[self.config.subcommand]
+        self.name = config.get("name") or (Path(str(config.config[0])).stem if config.get("config") else "run")
+        self.checkpoint, self.version = None, None
+        if config.get("ckpt_path") == "last":
+            self.version, config.ckpt_path = find_last(Path(config.runs_dir, self.name))
+            if config.ckpt_path is None and self.config.subcommand != "fit":
+                raise UserError(f"{Path(config.runs_dir, self.name)} has no checkpoint to score.")
+        path = config.get("ckpt_path")
         if path is not None and path not in _KNOWN_CHECKPOINTS:
             self.checkpoint = read_checkpoint(Path(path))
         super()._parse_ckpt_path()
@@ -106,7 +112,7 @@ class DyDiffCLI(LightningCLI):
             config.rollout = Namespace(NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return
-        self.name = config.name = config.name or (Path(str(config.config[0])).stem if config.config else "run")
+        config.name = self.name
         make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
@@ -139,9 +145,14 @@ class DyDiffCLI(LightningCLI):
         self.begin = time.perf_counter()
 
     def _logger(self) -> TensorBoardLogger:
-        """TensorBoard in the part's folder, or in a folder that no other run has taken."""
+        """TensorBoard in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
         if self.part is not None:
             return TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False)
+        if self.version is not None and self.checkpoint is not None:
+            gone_on = int(self.checkpoint["state_dict"]["num_updates"]) + 1  # what was logged after it is logged again
+            return TensorBoardLogger(
+                self._config.runs_dir, self.name, self.version, default_hp_metric=False, purge_step=gone_on
+            )
         folder = Path(self._config.runs_dir, self.name)
         version = claim_version(folder) if self.trainer.is_global_zero else 0
         return TensorBoardLogger(self._config.runs_dir, self.name, version, default_hp_metric=False)
@@ -197,6 +208,15 @@ def claim_version(folder: Path) -> int:
             version += 1
         else:
             return version
+
+
+def find_last(folder: Path) -> tuple[int | None, str | None]:
+    """Version and checkpoint of the newest run in ``folder`` that has one, to go on from; ``None`` where none has."""
+    versions = sorted(
+        (int(path.parent.parent.name.removeprefix("version_")), str(path))
+        for path in folder.glob("version_*/checkpoints/last.ckpt")
+    )
+    return versions[-1] if versions else (None, None)
 
 
 def parse_fit(args: Sequence[str]) -> Namespace:

@@ -1,8 +1,12 @@
 """Whole runs through the command line, on tiny models."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -280,6 +284,45 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(place, agent):
         torch.testing.assert_close(resumed[part], whole[part], atol=0, rtol=0, msg=part)
     for tag in ("train/critic_loss", "rollout/return", "eval/return"):
         assert scalars(2)[tag] == scalars(0)[tag][-len(scalars(2)[tag]) :]
+
+
+def test_last_goes_on_in_the_runs_own_folder(place, capsys):
+    assert fit("--ckpt_path=last", "--trainer.max_epochs=2") == 0  # there is none yet: from the beginning
+    assert fit("--ckpt_path=last") == 0
+    assert fit("--name=whole") == 0
+    assert [path.name for path in Path("runs/run").iterdir()] == ["version_0"]
+    went_on, whole = (
+        torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("run", "whole")
+    )
+    assert all(torch.equal(went_on[key], value) for key, value in whole.items())
+    steps = [step for step, _ in scalars(0)["train/critic_loss"]]
+    assert steps == [3, 6, 9, 12, 15, 18]
+    capsys.readouterr()
+    assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", "last"]) == 0
+    assert "eval/score" in capsys.readouterr().out
+    assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", "last", "--name", "nobody"]) == 2
+    assert "has no checkpoint to score" in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on(place):
+    """A process that is killed twice, wherever it is, and told to go on, ends as one that was left alone."""
+    command = [sys.executable, "-m", "dydiff", "fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for epoch in (1, 2):
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 120
+        while not list(Path("runs/run").glob(f"version_*/checkpoints/epoch={epoch - 1}-*.ckpt")):
+            assert time.time() < deadline and child.poll() is None, "the run ended before it was killed"
+            time.sleep(0.001)
+        child.kill()
+        child.wait()
+    assert fit("--ckpt_path=last") == 0
+    assert fit("--name=whole") == 0
+    gone_on, whole = (next(Path("runs", name).glob("*/checkpoints/last.ckpt")) for name in ("run", "whole"))
+    gone_on, whole = (torch.load(path, weights_only=True) for path in (gone_on, whole))
+    for part in ("state_dict", "optimizer_states", "random_state", "MixedDataModule"):
+        torch.testing.assert_close(gone_on[part], whole[part], atol=0, rtol=0, msg=part)
 
 
 def test_checkpoint_of_another_task_is_refused(place, capsys):
