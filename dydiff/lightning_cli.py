@@ -101,7 +101,9 @@ class DyDiffCLI(LightningCLI):
         path = config.get("ckpt_path")
         if path is not None and path not in _KNOWN_CHECKPOINTS:
             self.checkpoint = read_checkpoint(Path(path))
-        super()._parse_ckpt_path()
+            if self.config.subcommand == "fit":
+                _check_hyperparameters(self.checkpoint, config.model)
+        # Not Lightning's own: it lets the checkpoint's hyperparameters silently override YAML and command line.
 
     def before_instantiate_classes(self) -> None:
         config = self._config
@@ -217,6 +219,25 @@ def find_last(folder: Path) -> tuple[int | None, str | None]:
         for path in folder.glob("version_*/checkpoints/last.ckpt")
     )
     return versions[-1] if versions else (None, None)
+
+
+def _check_hyperparameters(checkpoint: dict[str, Any], model: Namespace) -> None:
+    """Refuse to go on with other settings than the checkpoint's.
+
+    Raises:
+        UserError: A setting of the model differs.
+    """
+    made_with = checkpoint.get("hyper_parameters", {})
+    made_by = made_with.get("_class_path", model.class_path)
+    if made_by != model.class_path:
+        raise UserError(f"The checkpoint was made by {made_by}, this command trains a {model.class_path}.")
+    for key, value in plain(model.init_args).items():
+        linked = key in ("obs_dim", "act_dim")
+        if key in made_with and not linked and plain(made_with[key]) != value:
+            raise UserError(
+                f"The checkpoint was made with model.{key} {plain(made_with[key])}, this command says {value}: go on "
+                "with the checkpoint's own settings, or begin a new run."
+            )
 
 
 def parse_fit(args: Sequence[str]) -> Namespace:

@@ -325,6 +325,16 @@ def test_a_killed_run_goes_on(place):
         torch.testing.assert_close(gone_on[part], whole[part], atol=0, rtol=0, msg=part)
 
 
+def test_going_on_with_other_settings_is_refused(place, capsys):
+    """Neither the checkpoint's nor the command's settings win silently."""
+    assert fit("--trainer.max_epochs=1") == 0
+    assert fit("--ckpt_path=last", "--model.init_args.gamma=0.9") == 2
+    assert "made with model.gamma 0.99, this command says 0.9" in capsys.readouterr().err
+    assert fit("--ckpt_path=last", "--model=dydiff.agents.cql.CQL") == 2
+    assert "was made by" in capsys.readouterr().err
+    assert len(list(Path("runs/run").iterdir())) == 1
+
+
 def test_checkpoint_of_another_task_is_refused(place, capsys):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
