@@ -11,6 +11,7 @@ from dydiff.agents.cql import CQL
 from dydiff.agents.diffql import DiffQL
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Transitions
+from dydiff.errors import UserError
 
 SMALL = {"hidden_sizes": (16, 16)}
 # A constructor for each agent and variant, and the settings with which it follows rewards rather than the data.
@@ -79,6 +80,15 @@ def test_the_seed_decides_the_weights(name):
         train(agent, batches)
     first, again, other = (torch.cat([value.flatten() for value in agent.parameters()]) for agent in agents)
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@every_agent
+def test_a_training_that_diverges_is_stopped(name):
+    batches = random_batches(3)
+    batches.reward[1] = 1e30  # its square is not finite in float32
+    agent = make(name)
+    with pytest.raises(UserError, match=r"train/critic_loss is inf after 2 updates: the training has diverged"):
+        train(agent, batches)
 
 
 @every_agent

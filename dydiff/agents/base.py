@@ -21,7 +21,7 @@ from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
 from dydiff.errors import UserError
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import read_checkpoint
+from dydiff.models.pretrained import check_finite, read_checkpoint
 
 
 class Agent(L.LightningModule, ABC):
@@ -98,13 +98,19 @@ class Agent(L.LightningModule, ABC):
             self.logger.log_hyperparams({"dataset": self.data.source.name, **facts})
 
     def training_step(self, batch: Transitions, batch_idx: int) -> None:
-        """``K`` updates on a stack ``[K, B]`` of minibatches; logs the mean of each metric once."""
+        """``K`` updates on a stack ``[K, B]`` of minibatches; logs the mean of each metric once.
+
+        Raises:
+            UserError: A metric is not finite.
+        """
         collected: dict[str, list[Tensor]] = defaultdict(list)
         for minibatch in map(batch.at, range(len(batch.reward))):
             self.num_updates += 1
             for name, value in self.update(minibatch).items():
                 collected[name].append(value)
-        self.log_metrics({f"train/{name}": torch.stack(values).mean() for name, values in collected.items()})
+        means = {f"train/{name}": torch.stack(values).mean() for name, values in collected.items()}
+        self.log_metrics(means)
+        check_finite(means, f"after {int(self.num_updates):,} updates")
 
     def minimize(
         self,

@@ -52,6 +52,7 @@ class PretrainedModule(L.LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
         self.log("train/loss", loss)
+        check_finite({"train/loss": loss}, f"in step {self.global_step:,} of {type(self).__name__}")
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -60,6 +61,20 @@ class PretrainedModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), self.lr, fused=True)
+
+
+def check_finite(metrics: dict[str, Tensor], when: str) -> None:
+    """Stop a training that has diverged, before its weights are kept.
+
+    Raises:
+        UserError: A metric is not finite.
+    """
+    for name, value in metrics.items():
+        if not bool(value.isfinite()):
+            raise UserError(
+                f"{name} is {float(value)} {when}: the training has diverged. What was saved before still stands; "
+                "lower the learning rate, and look at the curves and at the rewards' scale."
+            )
 
 
 def publish(checkpoint: Path, target: Path) -> None:
