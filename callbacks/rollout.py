@@ -26,7 +26,8 @@ class SyntheticRollout(L.Callback):
         real_ratio: Share of real transitions in a minibatch (eta), in [0, 1]; ``null`` draws from all transitions,
             real and synthetic, alike.
         rollout_batch_size: Trajectories of one rollout (B).
-        rollout_freq: Epochs from one rollout to the next; ``null`` rolls out once, before the first epoch.
+        rollout_freq: Epochs from one rollout to the next; ``null`` rolls out once, before the first epoch: for data
+            that do not depend on the agent.
         sample_actions: Roll out the policy's sampled actions, where it is a distribution, or its deterministic ones.
         chunk_size: Trajectories made at once; bounds the memory. Each chunk has its own random numbers.
         synthetic_capacity: Transitions that the synthetic buffer holds before the oldest give way.
@@ -69,7 +70,8 @@ class SyntheticRollout(L.Callback):
     def setup(self, trainer: L.Trainer, agent: L.LightningModule, stage: str) -> None:
         assert isinstance(agent, Agent)
         if stage == "fit":
-            agent.data.mix(self.real_ratio, self.synthetic_capacity)
+            # What is made once does not depend on the agent: a run that goes on makes it again.
+            agent.data.mix(self.real_ratio, self.synthetic_capacity, keep_in_checkpoints=self.rollout_freq is not None)
             self.synthesizer.attach(agent.data.source)
 
     def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
@@ -79,11 +81,11 @@ class SyntheticRollout(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         assert isinstance(agent, Agent)
         epoch = trainer.current_epoch
-        due = epoch == 0 if self.rollout_freq is None else epoch % self.rollout_freq == 0
+        data, num_kept = agent.data, 0
+        due = len(data.synthetic) == 0 if self.rollout_freq is None else epoch % self.rollout_freq == 0
         if not due:
             return
         begin = time.perf_counter()
-        data, num_kept = agent.data, 0
         figures: dict[str, list[Tensor]] = defaultdict(list)
         waiting: list[Trajectories] = []
         for made, chunk_figures in self.roll_out(agent, track(trainer, self._chunks(), "Rollout")):
@@ -95,7 +97,7 @@ class SyntheticRollout(L.Callback):
             data.synthetic.insert(sound.transitions())
             num_kept += len(sound.reward)
         if self.filter is not None:
-            kept = self.keep(self.filter, Trajectories.concatenate(waiting), self._generator(agent, epoch, -1))
+            kept = self.keep(self.filter, Trajectories.concatenate(waiting), self._generator(agent, -1))
             data.synthetic.insert(kept.transitions())
             num_kept = len(kept.reward)
             _collect(figures, {"return_kept": kept.returns, "length_kept": kept.lengths.float()})
@@ -116,7 +118,7 @@ class SyntheticRollout(L.Callback):
     ) -> Iterator[tuple[Trajectories, dict[str, Tensor]]]:
         """Each chunk's trajectories and figures, in order."""
         for chunk, size in chunks:
-            generator = self._generator(agent, agent.current_epoch, chunk)
+            generator = self._generator(agent, chunk)
             states = agent.data.real.obs
             rows = torch.randint(len(states), (size,), generator=generator, device=states.device)
             policy = agent.policy(self.sample_actions, generator)
@@ -132,9 +134,9 @@ class SyntheticRollout(L.Callback):
         starts = range(0, self.rollout_batch_size, self.chunk_size)
         return [(i, min(self.chunk_size, self.rollout_batch_size - start)) for i, start in enumerate(starts)]
 
-    @staticmethod
-    def _generator(agent: Agent, epoch: int, chunk: int) -> torch.Generator:
-        """Random numbers that depend on the run's seed, the epoch and the chunk alone."""
+    def _generator(self, agent: Agent, chunk: int) -> torch.Generator:
+        """Random numbers that depend on the run's seed, the rollout's epoch and the chunk alone."""
+        epoch = 0 if self.rollout_freq is None else agent.current_epoch
         seed = np.random.SeedSequence([torch.initial_seed(), epoch, chunk + 1]).generate_state(1, np.uint64)[0]
         return torch.Generator(agent.device).manual_seed(int(seed >> 1))
 

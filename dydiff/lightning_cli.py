@@ -29,7 +29,7 @@ from dydiff.rollout.base import Synthesizer
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
-_KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")  # Lightning's own words for --ckpt_path
+_KNOWN_CHECKPOINTS = ("best", "hpc", "registry")  # Lightning's own words for --ckpt_path
 NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 
 

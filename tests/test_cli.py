@@ -286,6 +286,23 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(place, agent):
         assert scalars(2)[tag] == scalars(0)[tag][-len(scalars(2)[tag]) :]
 
 
+def test_data_made_once_are_made_again_and_not_kept_in_checkpoints(place):
+    write_yaml(Path("pretrain/transitions.yaml"), part_config(
+        "transition_diffusion.TransitionDiffusion", "TransitionDataModule", width=16, num_layers=2))  # fmt: skip
+    write_yaml(Path("rollout.yaml"), {"class_path": "callbacks.SyntheticRollout", "init_args": {
+        "synthesizer": {"class_path": "dydiff.rollout.synther.SynthER", "init_args": TRANSITIONS},
+        "rollout_batch_size": 30, "chunk_size": 20, "real_ratio": 0.5, "rollout_freq": None}})  # fmt: skip
+    assert fit() == 0
+    assert fit("--trainer.max_epochs=1", "--name=short") == 0
+    assert fit("--ckpt_path=last", "--name=short") == 0
+    whole, gone_on = (
+        torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True) for name in ("run", "short")
+    )
+    assert "synthetic" not in whole["MixedDataModule"]
+    for part in ("state_dict", "optimizer_states", "random_state", "MixedDataModule"):
+        torch.testing.assert_close(gone_on[part], whole[part], atol=0, rtol=0, msg=part)
+
+
 def test_last_goes_on_in_the_runs_own_folder(place, capsys):
     assert fit("--ckpt_path=last", "--trainer.max_epochs=2") == 0  # there is none yet: from the beginning
     assert fit("--ckpt_path=last") == 0

@@ -58,13 +58,15 @@ class MixedDataModule(OfflineDataModule):
         self.real = self.episodes.transitions.to(self.trainer.strategy.root_device)
         self.generator.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
-    def mix(self, real_ratio: float | None, synthetic_capacity: int) -> None:
+    def mix(self, real_ratio: float | None, synthetic_capacity: int, keep_in_checkpoints: bool = True) -> None:
         """Let minibatches be ``real_ratio`` real and the rest synthetic, from an empty buffer.
 
         Args:
             real_ratio: Share of real transitions (eta), in [0, 1]; ``None`` draws from all transitions alike.
             synthetic_capacity: Transitions that the buffer holds before the oldest give way.
+            keep_in_checkpoints: Whether checkpoints hold the buffer's transitions; who says no makes them again.
         """
+        self.keep_in_checkpoints = keep_in_checkpoints
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         self.real_ratio = real_ratio
         self.num_real = self.batch_size if real_ratio is None else round(real_ratio * self.batch_size)
@@ -113,18 +115,21 @@ class MixedDataModule(OfflineDataModule):
         return DataLoader(seeds, self.num_eval_episodes, generator=torch.Generator())  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "synthetic": self.synthetic.state_dict()}
+        state: dict[str, Any] = {"generator": self.generator.get_state()}
+        return state | {"synthetic": self.synthetic.state_dict()} if self.keep_in_checkpoints else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not hasattr(self, "episodes"):
             return  # a saved agent is only scored: no data are needed
+        self.generator.set_state(state_dict["generator"])
+        if "synthetic" not in state_dict:
+            return
         held, room = len(state_dict["synthetic"]["reward"]), self.synthetic.capacity
         if held > room:
             raise UserError(
                 f"The checkpoint holds {held:,} synthetic transitions, this run has room for {room:,}: continue it "
                 "with the rollout and the synthetic_capacity that it was made with."
             )
-        self.generator.set_state(state_dict["generator"])
         self.synthetic.load_state_dict(state_dict["synthetic"])
 
 
