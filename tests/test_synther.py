@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dydiff.analysis.transition_quality import as_table, kolmogorov_distance
+from dydiff.analysis.transition_quality import kolmogorov_distance
 from dydiff.data.episodes import Episodes, Transitions
 from dydiff.models.edm import EDMSampler
 from dydiff.models.transition_diffusion import TransitionDiffusion
@@ -56,7 +56,7 @@ def test_it_learns_the_joint_distribution():
     made = synthesizer.synthesize(None, torch.zeros(4000, 1), torch.Generator().manual_seed(0))[0]
     assert made.obs.shape == (4000, 2, 1) and made.valid.all()
     made = made.transitions()
-    for real, ours in zip(as_table(data).T[:4], as_table(made).T[:4], strict=True):
+    for real, ours in zip(data.table().T[:4], made.table().T[:4], strict=True):
         assert kolmogorov_distance(real, ours) < 0.06
     assert (made.next_obs - (made.obs / 2 + made.act)).abs().median() < 0.1
     assert made.terminal.float().mean().item() == pytest.approx(data.terminal.float().mean().item(), abs=0.03)

@@ -35,12 +35,6 @@ class Quality(NamedTuple):
     terminal_agreement: float
 
 
-def as_table(transitions: Transitions) -> Tensor:
-    """``[N, D]``: states, actions, reward, next states, terminal side by side."""
-    obs, act, reward, next_obs, terminal = transitions
-    return torch.cat([obs, act, reward[:, None], next_obs, terminal[:, None].float()], dim=1)
-
-
 def kolmogorov_distance(a: Tensor, b: Tensor) -> Tensor:
     """Largest difference of the empirical distribution functions of ``a [N]`` and ``b [M]``, in [0, 1]."""
     a, b = a.sort().values, b.sort().values
@@ -51,7 +45,7 @@ def kolmogorov_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def measure_quality(transitions: Transitions, reference: Transitions, task: Task, max_played: int = 2000) -> Quality:
     """Compare ``[N]`` transitions with ``[M]`` of the dataset, and up to ``max_played`` with the environment."""
-    table, expected = as_table(transitions), as_table(reference)
+    table, expected = transitions.table(), reference.table()
     distances = torch.stack([kolmogorov_distance(*pair) for pair in zip(table.T, expected.T, strict=True)])
     correlations = _correlations(table)
     played = transitions.at(restorable(task, transitions.obs)).at(slice(0, max_played))
@@ -148,7 +142,7 @@ def _plot(
     figure = Figure(figsize=(14, 1.4 * rows + 5), layout="constrained")
     panels: Any = figure.subfigures(2, 1, height_ratios=[1.4 * rows, 5])
     top, bottom = panels
-    tables = as_table(real), as_table(made)
+    tables = real.table(), made.table()
     for index, axes in enumerate(top.subplots(rows, columns).flat):
         axes.set_axis_off()
         if index < len(names):

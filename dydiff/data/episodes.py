@@ -32,6 +32,11 @@ class Transitions(NamedTuple):
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(value.to(device) for value in self))
 
+    def table(self) -> Tensor:
+        """``[N, O + A + 1 + O + 1]``: states, actions, reward, next states, terminal side by side."""
+        columns = (self.obs, self.act, self.reward[:, None], self.next_obs, self.terminal[:, None].float())
+        return torch.cat(columns, dim=1)
+
     def where(self, mine: Tensor, others: Self) -> Self:
         """These transitions where ``mine`` (bool, of the leading shape), else the others."""
         pairs = zip(self, others, strict=True)

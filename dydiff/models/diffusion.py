@@ -48,8 +48,8 @@ class DiffusionModel(PretrainedModule, ABC):
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``D(x [B, ...], sigma [B])``: the conditional mean of the clean sample."""
         levels = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        c_skip, c_out, c_in, _ = preconditioning(levels, self.sigma_data)
-        return c_skip * x + c_out * self.network(c_in * x, sigma.log() / 4)
+        c_skip, c_out, c_in, c_noise = preconditioning(levels, self.sigma_data)
+        return c_skip * x + c_out * self.network(c_in * x, c_noise.flatten())
 
     def loss(self, batch: Any) -> Tensor:
         """The weighted squared error at random noise levels (eq. 4)."""

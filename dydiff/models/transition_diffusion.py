@@ -69,11 +69,11 @@ class TransitionDiffusion(DiffusionModel):
         self.normalizer = Normalizer(sum(self.sizes))
 
     def fit_statistics(self, episodes: Episodes) -> None:
-        self.normalizer.fit_standard(_join(episodes.transitions), floor=1e-6)
+        self.normalizer.fit_standard(episodes.transitions.table(), floor=1e-6)
         self.normalizer.shift[-1], self.normalizer.scale[-1] = 0.0, 1.0
 
     def clean(self, batch: Transitions) -> tuple[Tensor, Tensor]:
-        samples = self.normalizer(_join(batch))
+        samples = self.normalizer(batch.table())
         return samples, torch.ones_like(samples, dtype=torch.bool)
 
     def sample(self, count: int, sampler: EDMSampler, generator: torch.Generator | None = None) -> Transitions:
@@ -82,8 +82,3 @@ class TransitionDiffusion(DiffusionModel):
         samples = self.normalizer.inverse(sampler(self.denoise, empty, self.mask, generator))
         obs, act, reward, next_obs, terminal = samples.split(self.sizes, dim=1)
         return Transitions(obs, act.clamp(-1, 1), reward[:, 0], next_obs, terminal[:, 0] > 0.5)
-
-
-def _join(transitions: Transitions) -> Tensor:
-    obs, act, reward, next_obs, terminal = transitions
-    return torch.cat([obs, act, reward[:, None], next_obs, terminal[:, None].float()], dim=1)
