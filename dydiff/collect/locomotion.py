@@ -68,6 +68,8 @@ def collect_locomotion(
         arrays = training.replay_until(medium_score)
     else:
         kinds = ["medium", "expert"] if dataset == "medium-expert" else [dataset]
+        for kind in kinds:  # first, for a rollout puts an earlier agent's weights in the place of the training's
+            training.train_until(scores[kind])
         parts = [
             training.roll_out(scores[kind], num_transitions // len(kinds), seed + index)
             for index, kind in enumerate(kinds)
