@@ -2,19 +2,21 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import lightning as L
-import numpy as np
 import torch
+from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 
 from callbacks.progress import track
+from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.data.episodes import Trajectories
 from dydiff.errors import UserError
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter
+from dydiff.seeds import seed_of
 
 
 class SyntheticRollout(L.Callback):
@@ -25,12 +27,15 @@ class SyntheticRollout(L.Callback):
         filter: Ranks them and keeps the best; ``null`` keeps them all, each chunk as it comes.
         real_ratio: Share of real transitions in a minibatch (eta), in [0, 1]; ``null`` draws from all transitions,
             real and synthetic, alike.
-        rollout_batch_size: Trajectories of one rollout (B).
+        rollout_batch_size: Trajectories of one rollout (B), of all ranks together.
         rollout_freq: Epochs from one rollout to the next; ``null`` rolls out once, before the first epoch: for data
             that do not depend on the agent.
         sample_actions: Roll out the policy's sampled actions, where it is a distribution, or its deterministic ones.
-        chunk_size: Trajectories made at once; bounds the memory. Each chunk has its own random numbers.
+        chunk_size: Trajectories made at once; bounds the memory. Each chunk has its own random numbers, so it does not
+            matter which rank makes it.
         synthetic_capacity: Transitions that the synthetic buffer holds before the oldest give way.
+        max_range_excess: Trajectories with a state farther outside of the data's range, in a dimension, than so many
+            times that range are dropped; ``null`` keeps them. Those that are not finite are dropped always.
 
     Raises:
         UserError: A setting out of its range.
@@ -46,6 +51,7 @@ class SyntheticRollout(L.Callback):
         sample_actions: bool = True,
         chunk_size: int = 512,
         synthetic_capacity: int = 2_000_000,
+        max_range_excess: float | None = None,
     ) -> None:
         if real_ratio is not None and not 0 <= real_ratio <= 1:
             raise UserError(f"real_ratio must lie in [0, 1], not {real_ratio}.")
@@ -57,6 +63,8 @@ class SyntheticRollout(L.Callback):
         ):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
+        if max_range_excess is not None and max_range_excess < 0:
+            raise UserError(f"max_range_excess must not be negative, not {max_range_excess}.")
         self.synthesizer = synthesizer
         self.filter = filter
         self.real_ratio = real_ratio
@@ -65,6 +73,7 @@ class SyntheticRollout(L.Callback):
         self.sample_actions = sample_actions
         self.chunk_size = chunk_size
         self.synthetic_capacity = synthetic_capacity
+        self.max_range_excess = max_range_excess
         self.seconds = 0.0
 
     def setup(self, trainer: L.Trainer, agent: L.LightningModule, stage: str) -> None:
@@ -75,54 +84,89 @@ class SyntheticRollout(L.Callback):
             self.synthesizer.attach(agent.data.source)
 
     def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        assert isinstance(agent, Agent)
         self.synthesizer.to(agent.device)
+        states = agent.data.real.obs
+        self._low, self._high = states.amin(0), states.amax(0)
 
     @torch.no_grad()
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         assert isinstance(agent, Agent)
-        epoch = trainer.current_epoch
-        data, num_kept = agent.data, 0
-        due = len(data.synthetic) == 0 if self.rollout_freq is None else epoch % self.rollout_freq == 0
+        data, num_made, num_finite, num_usable, num_kept = agent.data, 0, 0, 0, 0
+        freq = self.rollout_freq
+        due = len(data.synthetic) == 0 if freq is None else trainer.current_epoch % freq == 0
         if not due:
             return
         begin = time.perf_counter()
         figures: dict[str, list[Tensor]] = defaultdict(list)
         waiting: list[Trajectories] = []
-        for made, chunk_figures in self.roll_out(agent, track(trainer, self._chunks(), "Rollout")):
-            sound = made.at(made.finite)  # one NaN in the buffer would end the training
-            _collect(figures, chunk_figures | _describe(sound))
+        for made, chunk_figures in self.roll_out(agent, trainer):
+            num_made += len(made.reward)
+            finite = made.at(made.finite)  # one NaN in the buffer would end the training
+            num_finite += len(finite.reward)
+            excess = self.range_excess(finite)
+            usable = finite if self.max_range_excess is None else finite.at(excess <= self.max_range_excess)
+            num_usable += len(usable.reward)
+            _collect(figures, chunk_figures | _describe(usable) | {"range_excess": excess})
             if self.filter is not None:
-                waiting.append(sound)
+                waiting.append(usable)
                 continue
-            data.synthetic.insert(sound.transitions())
-            num_kept += len(sound.reward)
+            data.synthetic.insert(usable.transitions())
+            num_kept += len(usable.reward)
+        if num_usable == 0:
+            raise UserError(
+                f"No synthetic trajectory can be used: {num_made - num_finite} of {num_made} are not finite, "
+                f"{num_finite} leave the data's range too far (max_range_excess). Look at the curves of the models "
+                "that make them; deleting a part's folder trains it again."
+            )
         if self.filter is not None:
             kept = self.keep(self.filter, Trajectories.concatenate(waiting), self._generator(agent, -1))
             data.synthetic.insert(kept.transitions())
             num_kept = len(kept.reward)
             _collect(figures, {"return_kept": kept.returns, "length_kept": kept.lengths.float()})
         self.seconds += time.perf_counter() - begin
-        agent.log_metrics(
+        agent.log_at_once(
             {
-                **{f"rollout/{name}": torch.cat(values).mean() for name, values in figures.items()},
+                **{f"rollout/{name}": float(torch.cat(values).mean()) for name, values in figures.items()},
+                "rollout/range_excess_max": float(torch.cat(figures["range_excess"]).max()),
                 "rollout/kept_share": num_kept / self.rollout_batch_size,
-                "rollout/non_finite": float(self.rollout_batch_size - sum(len(values) for values in figures["return"])),
+                "rollout/non_finite": float(num_made - num_finite),
+                "rollout/out_of_range": float(num_finite - num_usable),
                 "rollout/buffer_size": float(len(data.synthetic)),
                 "rollout/synthetic_share": data.synthetic_share,
                 "seconds/rollout": self.seconds,
             }
         )
 
-    def roll_out(
-        self, agent: Agent, chunks: Iterable[tuple[int, int]]
-    ) -> Iterator[tuple[Trajectories, dict[str, Tensor]]]:
-        """Each chunk's trajectories and figures, in order."""
-        for chunk, size in chunks:
-            generator = self._generator(agent, chunk)
-            states = agent.data.real.obs
-            rows = torch.randint(len(states), (size,), generator=generator, device=states.device)
-            policy = agent.policy(self.sample_actions, generator)
-            yield self.synthesizer.synthesize(policy, states[rows], generator)
+    def roll_out(self, agent: Agent, trainer: L.Trainer) -> Iterator[tuple[Trajectories, dict[str, Tensor]]]:
+        """Each chunk's trajectories and figures, in order; the ranks take turns at the chunks."""
+        starts = range(0, self.rollout_batch_size, self.chunk_size)
+        sizes = [min(self.chunk_size, self.rollout_batch_size - start) for start in starts]
+        rank, count = ranks.rank_and_count()
+        for first in track(trainer, range(0, len(sizes), count), "Rollout"):
+            chunk = first + rank
+            made = self._synthesize(agent, chunk, sizes[chunk]) if chunk < len(sizes) else None
+            if count == 1:
+                assert made is not None
+                yield made
+                continue
+            for each in ranks.gather_objects(move_data_to_device(made, torch.device("cpu"))):
+                if each is not None:
+                    yield move_data_to_device(each, agent.device)
+
+    def _synthesize(self, agent: Agent, chunk: int, size: int) -> tuple[Trajectories, dict[str, Tensor]]:
+        generator = self._generator(agent, chunk)
+        states = agent.data.real.obs
+        rows = torch.randint(len(states), (size,), generator=generator, device=states.device)
+        policy = agent.policy(self.sample_actions, generator)
+        return self.synthesizer.synthesize(policy, states[rows], generator)
+
+    def range_excess(self, trajectories: Trajectories) -> Tensor:
+        """How far each trajectory leaves the data's range, ``[N]``: in the worst of its states and dimensions, in
+        units of the dimension's range; 0 within."""
+        states = trajectories.obs[:, 1:]
+        outside = torch.maximum(self._low - states, states - self._high) / (self._high - self._low).clamp(min=1e-6)
+        return outside.amax(-1).where(trajectories.valid, 0).amax(1).clamp(min=0)
 
     def keep(self, filter: Filter, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
         """The ``keep_ratio`` of a rollout with the largest keys, in order."""
@@ -130,15 +174,10 @@ class SyntheticRollout(L.Callback):
         num_kept = max(1, round(filter.keep_ratio * self.rollout_batch_size))
         return trajectories.at(keys.topk(min(num_kept, len(keys))).indices.sort().values)
 
-    def _chunks(self) -> list[tuple[int, int]]:
-        starts = range(0, self.rollout_batch_size, self.chunk_size)
-        return [(i, min(self.chunk_size, self.rollout_batch_size - start)) for i, start in enumerate(starts)]
-
     def _generator(self, agent: Agent, chunk: int) -> torch.Generator:
         """Random numbers that depend on the run's seed, the rollout's epoch and the chunk alone."""
         epoch = 0 if self.rollout_freq is None else agent.current_epoch
-        seed = np.random.SeedSequence([torch.initial_seed(), epoch, chunk + 1]).generate_state(1, np.uint64)[0]
-        return torch.Generator(agent.device).manual_seed(int(seed >> 1))
+        return torch.Generator(agent.device).manual_seed(seed_of(agent.run_seed, epoch, 1, chunk + 1))
 
 
 def _describe(trajectories: Trajectories) -> dict[str, Tensor]:

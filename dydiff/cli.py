@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.maze_trajectories import maze_trajectories
@@ -114,13 +115,15 @@ def _quieten() -> None:
         ".*does not have many workers.*",  # batches are gathered, not loaded
         ".*args parameter is intended to run from within Python.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*sync_dist=True.*",  # what is logged is pooled over ranks already
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advice)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_no_advice)
 
 
 def _no_advice(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    return not any(advice in record.getMessage() for advice in ("Tip:", "`weights_only` was not set"))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -130,7 +133,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; ``None`` takes the process's own.
 
     Returns:
-        The exit code: 0, or 2 where the user can mend what is wrong.
+        The exit code: 0, 2 where the user can mend what is wrong, or 1 where another process of a training has died.
     """
     _quieten()
     try:
@@ -142,6 +145,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except AlreadyTrained as nothing_to_do:
         show_line(str(nothing_to_do))
     except Exception as error:
+        if ranks.is_loss_of_peer(error):
+            print(
+                "error: Another process of this training has died; look for its own message. What was saved before "
+                "still stands: go on with --ckpt_path last.",
+                file=sys.stderr,
+            )
+            return 1
         mendable = user_error(error)
         if mendable is None:
             raise

@@ -6,6 +6,7 @@
 """
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,10 +20,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dydiff.agents.base import Agent, check_task
+from dydiff.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
-from dydiff.models.pretrained import PretrainedModule, publish, read_checkpoint
+from dydiff.models.pretrained import PretrainedModule
 from dydiff.parser import Parser
 from dydiff.pretraining import Part, Parts, class_of, make_absolute, part_directory, plain
 from dydiff.rollout.base import Synthesizer
@@ -58,7 +60,12 @@ class DyDiffCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 1, "enable_model_summary": False},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 1,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the data modules share out their batches themselves
+            },
             parser_kwargs={"prog": "python -m dydiff", "description": __doc__},
             auto_configure_optimizers=False,
             args=list(args),
@@ -120,6 +127,9 @@ class DyDiffCLI(LightningCLI):
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
             if self.part.trained:
                 raise AlreadyTrained(f"Already trained: {self.part.weights}. Delete it to train it again.")
+            if self.part.interrupted.is_file():
+                self.checkpoint = read_checkpoint(self.part.interrupted)
+                config.ckpt_path = str(self.part.interrupted)
         machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
         options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
         self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
@@ -130,7 +140,14 @@ class DyDiffCLI(LightningCLI):
         if trainer.enable_progress_bar is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         trainer.callbacks = callbacks
-        return super().instantiate_trainer(**kwargs)
+        plugins = trainer.plugins or []
+        trainer.plugins = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
+        made = super().instantiate_trainer(**kwargs)
+        self.datamodule.check_ranks(made.world_size)
+        if self.checkpoint is not None:
+            path, name = self._config.ckpt_path, type(self.model).__name__
+            check_weights(self.checkpoint["state_dict"], self.model.state_dict(), path, name)
+        return made
 
     # --- around fit
 
@@ -148,16 +165,21 @@ class DyDiffCLI(LightningCLI):
 
     def _logger(self) -> TensorBoardLogger:
         """TensorBoard in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
+        purge_step = None
+        if self.checkpoint is not None:  # what was logged after it is logged again
+            state = self.checkpoint["state_dict"]
+            purge_step = int(state.get("num_updates", self.checkpoint["global_step"])) + 1
         if self.part is not None:
-            return TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False)
-        if self.version is not None and self.checkpoint is not None:
-            gone_on = int(self.checkpoint["state_dict"]["num_updates"]) + 1  # what was logged after it is logged again
-            return TensorBoardLogger(
-                self._config.runs_dir, self.name, self.version, default_hp_metric=False, purge_step=gone_on
-            )
-        folder = Path(self._config.runs_dir, self.name)
-        version = claim_version(folder) if self.trainer.is_global_zero else 0
-        return TensorBoardLogger(self._config.runs_dir, self.name, version, default_hp_metric=False)
+            return TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False, purge_step=purge_step)
+        folder, version = Path(self._config.runs_dir, self.name), self.version
+        for torn in folder.glob(f"version_{version}/checkpoints/*.part"):  # of a process that died while it wrote
+            torn.unlink(missing_ok=True)
+        if version is None:
+            purge_step = None  # the checkpoint is of another folder
+            version = claim_version(folder) if self.trainer.is_global_zero else 0
+        return TensorBoardLogger(
+            self._config.runs_dir, self.name, version, default_hp_metric=False, purge_step=purge_step
+        )
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.begin
@@ -177,6 +199,7 @@ class DyDiffCLI(LightningCLI):
             publish(Path(best), part.weights)
             loss = float(checkpoint.best_model_score)  # type: ignore[union-attr]
             show_line(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
+            shutil.rmtree(part.interrupted.parent)  # only the best weights are used
         self.trainer.strategy.barrier()
 
     @property

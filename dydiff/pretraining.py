@@ -56,6 +56,11 @@ class Part:
         return self.directory / "weights.pt"
 
     @property
+    def interrupted(self) -> Path:
+        """The checkpoint from which a training that was interrupted goes on."""
+        return self.directory / "checkpoints" / "last.ckpt"
+
+    @property
     def trained(self) -> bool:
         return self.weights.is_file()
 

@@ -1,5 +1,7 @@
 """What a run prints: the plan at its beginning, the result at its end."""
 
+from pathlib import Path
+
 import lightning as L
 from rich.console import Console
 from rich.table import Column, Table
@@ -43,10 +45,12 @@ def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float]
     if "eval/score" in metrics:
         for label, key in (("normalised score", "eval/score"), ("return", "eval/return")):
             table.add_row(label, f"{metrics[key]:.1f} ± {metrics[f'{key}_std']:.1f} over episodes")
-    checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none"
-    table.add_row("checkpoint", checkpoint)
+    checkpoint = Path(log_dir, "checkpoints", "last.ckpt")
+    size = f"{checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB" if checkpoint.is_file() else "none"
+    table.add_row("checkpoint", size)
     table.add_row("logs", f"tensorboard --logdir {log_dir}")
     shares = {name: metrics.get(f"seconds/{name}", 0.0) for name in ("rollout", "evaluation")}
+    shares["checkpoints"] = sum(getattr(callback, "seconds", 0.0) for callback in trainer.checkpoint_callbacks)
     stages = part_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
     table.add_row("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))
     _console.print(table)

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
+import tiny
 import torch
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,35 +24,8 @@ def golden():
 
 @pytest.fixture
 def write_dataset(tmp_path):
-    """Writes a Hopper-shaped file in D4RL's layout; keyword arguments replace or (as ``None``) remove a key."""
-
-    def write(lengths=(5, 40, 3), name="tiny.hdf5", seed=0, attrs=None, **replaced):
-        random = np.random.default_rng(seed)
-        count = sum(lengths)
-        obs = random.normal(size=(count + len(lengths), 11)).astype(np.float32)
-        rows, terminals, timeouts, base = [], np.zeros(count, bool), np.zeros(count, bool), 0
-        for episode, length in enumerate(lengths):
-            rows += range(base + episode, base + episode + length)
-            base += length
-            (timeouts if episode % 2 else terminals)[base - 1] = True
-        rows = np.array(rows)
-        arrays = {
-            "observations": obs[rows],
-            "actions": random.uniform(-1, 1, (count, 3)).astype(np.float32),
-            "rewards": random.normal(size=count).astype(np.float32),
-            "next_observations": obs[rows + 1],
-            "terminals": terminals,
-            "timeouts": timeouts,
-        } | replaced
-        path = tmp_path / name
-        with h5py.File(path, "w") as file:
-            for key, value in arrays.items():
-                if value is not None:
-                    file[key] = value
-            file.attrs.update({"env_id": "Hopper-v4"} if attrs is None else attrs)
-        return path
-
-    return write
+    """:func:`tiny.write_dataset` into the test's folder."""
+    return lambda lengths=(5, 40, 3), name="tiny.hdf5", **kwargs: tiny.write_dataset(tmp_path / name, lengths, **kwargs)
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,8 @@
 """Whole runs through the command line, on tiny models."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import torch
 import yaml
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import QUIET, part_config, write_run, write_yaml
 
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
@@ -26,71 +23,13 @@ from dydiff.envs.collect import collect_episodes
 from dydiff.lightning_cli import claim_version, make_source, parse_fit
 
 CONFIGS = ROOT / "configs"
-QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")
-
-
-def write_yaml(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
-def part_config(model, data, **init_args):
-    return {
-        "model": {"class_path": f"dydiff.models.{model}", "init_args": init_args},
-        "data": {
-            "class_path": f"dydiff.data.datamodules.{data}",
-            "init_args": {"batch_size": 16, "batches_per_epoch": 3},
-        },
-        "trainer": {
-            "max_epochs": 2,
-            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "holdout/loss"}}],
-        },
-    }
 
 
 @pytest.fixture
-def place(tmp_path, write_dataset, monkeypatch):
-    """A working directory with a dataset and the configs of a run that takes seconds."""
+def place(tmp_path, monkeypatch):
+    """A working directory with the configs of a run that takes seconds."""
     monkeypatch.chdir(tmp_path)
-    write_dataset((30, 40, 20, 35), name="hopper.hdf5")
-    write_yaml(tmp_path / "pretrain/den.yaml", part_config(
-        "denoiser.Denoiser", "WindowDataModule", horizon=8, width=8, multipliers=[1, 2]))  # fmt: skip
-    write_yaml(tmp_path / "pretrain/dyn.yaml", part_config(
-        "dynamics.DynamicsEnsemble", "TransitionDataModule",
-        num_members=3, num_elites=2, hidden_sizes=[16], weight_decay=[0.0, 0.0]))  # fmt: skip
-    write_yaml(tmp_path / "pretrain/rew.yaml", part_config(
-        "reward.RewardModel", "TransitionDataModule", hidden_sizes=[16]))  # fmt: skip
-    parts = {"denoiser": "pretrain/den.yaml", "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml"}
-    rollout = {
-        "class_path": "callbacks.SyntheticRollout",
-        "init_args": {
-            "synthesizer": {
-                "class_path": "dydiff.rollout.dydiff.DyDiff",
-                "init_args": {**parts, "rollout_length": 6, "sampler": {"num_steps": 2}},
-            },
-            "filter": {"class_path": "dydiff.rollout.filters.Softmax"},
-            "rollout_batch_size": 25,
-            "chunk_size": 10,
-        },
-    }
-    write_yaml(tmp_path / "rollout.yaml", rollout)
-    run = {
-        "model": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
-        "data": {
-            "class_path": "dydiff.data.mixed.MixedDataModule",
-            "init_args": {
-                "source": {"class_path": "dydiff.data.d4rl.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
-                "batch_size": 20, "updates_per_epoch": 6, "updates_per_step": 3, "num_eval_episodes": 2,
-            },
-        },
-        "rollout": "rollout.yaml",
-        "trainer": {
-            "max_epochs": 3,
-            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}],
-        },
-    }  # fmt: skip
-    write_yaml(tmp_path / "run.yaml", run)
+    write_run(tmp_path)
     return tmp_path
 
 
@@ -280,7 +219,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(place, agent):
     whole, resumed = (
         torch.load(f"runs/run/version_{version}/checkpoints/last.ckpt", weights_only=True) for version in (0, 2)
     )
-    for part in ("state_dict", "optimizer_states", "random_state", "MixedDataModule"):
+    for part in ("state_dict", "optimizer_states", "MixedDataModule"):
         torch.testing.assert_close(resumed[part], whole[part], atol=0, rtol=0, msg=part)
     for tag in ("train/critic_loss", "rollout/return", "eval/return"):
         assert scalars(2)[tag] == scalars(0)[tag][-len(scalars(2)[tag]) :]
@@ -298,8 +237,8 @@ def test_data_made_once_are_made_again_and_not_kept_in_checkpoints(place):
     whole, gone_on = (
         torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True) for name in ("run", "short")
     )
-    assert "synthetic" not in whole["MixedDataModule"]
-    for part in ("state_dict", "optimizer_states", "random_state", "MixedDataModule"):
+    assert "MixedDataModule" not in whole
+    for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(gone_on[part], whole[part], atol=0, rtol=0, msg=part)
 
 
@@ -320,26 +259,6 @@ def test_last_goes_on_in_the_runs_own_folder(place, capsys):
     assert "eval/score" in capsys.readouterr().out
     assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", "last", "--name", "nobody"]) == 2
     assert "has no checkpoint to score" in capsys.readouterr().err
-
-
-def test_a_killed_run_goes_on(place):
-    """A process that is killed twice, wherever it is, and told to go on, ends as one that was left alone."""
-    command = [sys.executable, "-m", "dydiff", "fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for epoch in (1, 2):
-        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 120
-        while not list(Path("runs/run").glob(f"version_*/checkpoints/epoch={epoch - 1}-*.ckpt")):
-            assert time.time() < deadline and child.poll() is None, "the run ended before it was killed"
-            time.sleep(0.001)
-        child.kill()
-        child.wait()
-    assert fit("--ckpt_path=last") == 0
-    assert fit("--name=whole") == 0
-    gone_on, whole = (next(Path("runs", name).glob("*/checkpoints/last.ckpt")) for name in ("run", "whole"))
-    gone_on, whole = (torch.load(path, weights_only=True) for path in (gone_on, whole))
-    for part in ("state_dict", "optimizer_states", "random_state", "MixedDataModule"):
-        torch.testing.assert_close(gone_on[part], whole[part], atol=0, rtol=0, msg=part)
 
 
 def test_going_on_with_other_settings_is_refused(place, capsys):

@@ -147,4 +147,4 @@ def test_denoiser_loss_counts_only_open_states_within_the_episode():
     error = (c_skip * (batch.obs + 2 * noise[..., :3]) - batch.obs).square()[:, 1:]
     counted = valid[:, 1:, None].expand_as(error)
     expected = loss_weight(torch.tensor(2.0), sigma_data) * error[counted].mean()
-    torch.testing.assert_close(model._loss_at(*model.clean(batch), sigma, lambda x: noise), expected)
+    torch.testing.assert_close(model._loss_at(*model.clean(batch), sigma, noise), expected)

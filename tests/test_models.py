@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from linear import ACT_DIM, OBS_DIM, episodes, true_reward, true_rollout, true_step
 
+from dydiff.checkpoints import publish
 from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
 from dydiff.data.episodes import EpisodeSource, Transitions
 from dydiff.data.tasks import HOPPER
@@ -16,7 +17,7 @@ from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import load_weights, publish
+from dydiff.models.pretrained import load_weights
 from dydiff.models.reward import RewardModel
 
 

@@ -21,6 +21,7 @@ class Minibatches(L.LightningDataModule):
         ]
         ones = torch.ones(batches.obs.shape[-1])
         obs = torch.stack([-ones, ones]) if normalized_by is None else normalized_by
+        self.generator = torch.Generator()
         self.episodes = type("Episodes", (), {"transitions": type("Transitions", (), {"obs": obs})})
 
     def train_dataloader(self):

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
+from dydiff import ranks
+from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.episodes import Transitions
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import Task
@@ -21,10 +22,11 @@ from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
 from dydiff.errors import UserError
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import check_finite, read_checkpoint
+from dydiff.models.pretrained import check_finite
+from dydiff.seeds import SeededModule, seed_of
 
 
-class Agent(L.LightningModule, ABC):
+class Agent(SeededModule, ABC):
     """An offline reinforcement learning agent with manual optimization. A new one is a subclass in a file of its own.
 
     Args:
@@ -48,13 +50,13 @@ class Agent(L.LightningModule, ABC):
         self.normalizer = Normalizer(obs_dim)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.evaluation_seconds = 0.0
-        self._random_state: Tensor | None = None
 
     @abstractmethod
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        """One gradient update on ``[B]`` raw transitions; returns detached scalars to log.
+        """One gradient update on this rank's share ``[B]`` of raw transitions; returns detached scalars to log.
 
-        ``num_updates`` counts this update already.
+        ``num_updates`` counts this update already. What is drawn for the batch comes from :func:`ranks.draw`. A metric
+        is pooled over updates and ranks by its mean, one whose name ends in ``_max`` by its maximum.
         """
 
     @abstractmethod
@@ -92,13 +94,18 @@ class Agent(L.LightningModule, ABC):
         self.score = NormalizedScore(self.data.task.score_min, self.data.task.score_max)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.logger is not None:
             task = self.data.task
             facts = {"env_id": task.env_id, "mujoco2_contacts": task.mujoco2_contacts}
             self.logger.log_hyperparams({"dataset": self.data.source.name, **facts})
 
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.data.generator.manual_seed(seed_of(self.run_seed, self.current_epoch, 0))
+
     def training_step(self, batch: Transitions, batch_idx: int) -> None:
-        """``K`` updates on a stack ``[K, B]`` of minibatches; logs the mean of each metric once.
+        """``K`` updates on a stack ``[K, B]`` of minibatches; logs each metric once.
 
         Raises:
             UserError: A metric is not finite.
@@ -108,9 +115,9 @@ class Agent(L.LightningModule, ABC):
             self.num_updates += 1
             for name, value in self.update(minibatch).items():
                 collected[name].append(value)
-        means = {f"train/{name}": torch.stack(values).mean() for name, values in collected.items()}
-        self.log_metrics(means)
-        check_finite(means, f"after {int(self.num_updates):,} updates")
+        metrics = _pooled({f"train/{name}": torch.stack(values) for name, values in collected.items()})
+        self.log_metrics(metrics)
+        check_finite(metrics, f"after {int(self.num_updates):,} updates")
 
     def minimize(
         self,
@@ -125,8 +132,8 @@ class Agent(L.LightningModule, ABC):
         ``max_grad_norm``, the gradient is clipped to it.
         """
         gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+        for parameter, gradient in zip(parameters, ranks.mean(gradients), strict=True):
+            parameter.grad = gradient
         if max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
@@ -135,10 +142,18 @@ class Agent(L.LightningModule, ABC):
         """Log scalars at ``num_updates`` on the x-axis (``step`` is the logger's reserved key for it)."""
         self.log_dict({**metrics, "step": self.num_updates.float()}, batch_size=1)
 
+    def log_at_once(self, metrics: dict[str, float]) -> None:
+        """Log scalars from an epoch's hook, where Lightning would log them only after the epoch's checkpoint."""
+        self.log_dict(metrics, batch_size=1, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, int(self.num_updates))
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Play the episodes whose seeds are in the batch."""
         begin = time.perf_counter()
-        seeds = [int(seed) for seed in batch]
+        seeds = [int(seed) for seed in ranks.share(batch)]
+        if not seeds:
+            return
         generator = torch.Generator(self.device).manual_seed(seeds[0])  # an evaluation leaves the training as it was
         policy = self.policy(self.sample_eval_actions, generator)
         episodes = play_episodes(policy, partial(make_env, self.data.task), seeds, self.device)
@@ -158,16 +173,9 @@ class Agent(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = self.data.task.name
-        checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_task(checkpoint, self.data.task)
-        self._random_state = checkpoint.get("random_state")
-
-    def on_train_start(self) -> None:
-        if self._random_state is not None:  # the updates to come draw what they would have drawn without a break
-            torch.set_rng_state(self._random_state)
-            self._random_state = None
 
 
 @dataclass(frozen=True)
@@ -210,5 +218,14 @@ def load_agent(agent: Agent, checkpoint: str, task: Task) -> None:
     """
     content = read_checkpoint(Path(checkpoint))
     check_task(content, task)
+    check_weights(content["state_dict"], agent.state_dict(), checkpoint, type(agent).__name__)
     agent.load_state_dict(content["state_dict"])
     agent.eval()
+
+
+def _pooled(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean, or maximum, over updates and ranks of metrics ``[K]``."""
+    values = list(metrics.values())
+    means = {name: value.mean() for name, value in zip(metrics, ranks.mean(values), strict=True)}
+    largest = zip(metrics, ranks.largest(values), strict=True)
+    return means | {name: value.max() for name, value in largest if name.endswith("_max")}

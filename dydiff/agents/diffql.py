@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.agents.diffusion_policy import DiffusionPolicy
@@ -129,21 +131,23 @@ class DiffQL(Agent):
             target = batch.reward + self.gamma * ~batch.terminal * next_q
         q = self.critics.q_values(batch.obs, batch.act)
         loss = (q - target).square().mean(1).sum()
-        return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.max()}
+        return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.abs().max()}
 
     def policy_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the predicted noise, less ``q_coef`` times one critic's scaled value; states are normalised.
 
         The critic is drawn by lot, and its value divided by the mean absolute value of the other.
         """
-        noise = torch.randn_like(batch.act)
-        step = torch.randint(self.policy_network.num_steps, (len(noise),), device=noise.device)
+        noise = ranks.draw(torch.randn, batch.act.shape, device=batch.act.device)
+        any_step = partial(torch.randint, self.policy_network.num_steps)
+        step = ranks.draw(any_step, noise.shape[:1], device=noise.device)
         noised = self.policy_network.schedule.add_noise(batch.act, step, noise)
         predicted, recovered = self.policy_network.recover(batch.obs, noised, step)
         cloning = F.mse_loss(predicted, noise)
         act = recovered if self.recovered_action else self.policy_network.sample(batch.obs)
         q = self.critics.q_values(batch.obs, act)
         q = q.roll(int(torch.randint(2, ())), dims=0)
-        q_term = q[0].mean() / q[1].detach().abs().mean()
+        (scale,) = ranks.mean([q[1].detach().abs().mean()])
+        q_term = q[0].mean() / scale
         loss = cloning - self.q_coef * q_term
         return loss, {"policy_loss": loss.detach(), "cloning_loss": cloning.detach()}

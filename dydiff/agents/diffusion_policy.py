@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dydiff import ranks
 from dydiff.models.networks import NoiseEmbedding, mlp
 
 
@@ -94,7 +95,7 @@ class DiffusionPolicy(nn.Module):
         """
         if noises is None:
             shape = (self.num_steps, len(obs), self.act_dim)
-            noises = torch.randn(shape, generator=generator, dtype=obs.dtype, device=obs.device)
+            noises = ranks.draw(torch.randn, shape, dim=1, generator=generator, dtype=obs.dtype, device=obs.device)
         x = noises[-1]
         for level in range(self.num_steps - 1, -1, -1):
             step = torch.full((len(obs),), level, device=obs.device)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
@@ -86,19 +87,20 @@ class TD3BC(Agent):
     def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both critics' mean squared errors to the clipped double-Q target; states are normalised."""
         with torch.no_grad():
-            noise = torch.randn_like(batch.act) * self.policy_noise
+            noise = ranks.draw(torch.randn, batch.act.shape, device=batch.act.device) * self.policy_noise
             noise = noise.clamp(-self.noise_clip, self.noise_clip)
             next_act = (self.target_actor(batch.next_obs) + noise).clamp(-1, 1)
             next_q = self.target_critics.q_values(batch.next_obs, next_act).min(0).values
             target = batch.reward + self.gamma * ~batch.terminal * next_q
         q = self.critics.q_values(batch.obs, batch.act)
         loss = (q - target).square().mean(1).sum()
-        return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.max()}
+        return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.abs().max()}
 
     def actor_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """``-alpha / mean |Q| * mean Q + mean squared error to the data's actions``; states are normalised."""
         act = self.actor(batch.obs)
         q = self.critics.q_values(batch.obs, act, self.first_critic)[0]
         cloning = F.mse_loss(act, batch.act)
-        loss = -self.alpha / q.detach().abs().mean() * q.mean() + cloning
+        (scale,) = ranks.mean([q.detach().abs().mean()])
+        loss = -self.alpha / scale * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}

@@ -42,7 +42,7 @@ class TransitionBuffer:
         self._next = (self._next + count) % self.capacity
         self._size = min(self._size + count, self.capacity)
 
-    def at(self, index: Tensor) -> Transitions:
+    def at(self, index: Tensor | slice) -> Transitions:
         """The transitions at ``index``, each in ``[0, len(self))``."""
         return self._storage.at(index)
 

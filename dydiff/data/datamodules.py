@@ -1,14 +1,15 @@
 """Lightning data modules: transitions and windows to train the models on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from dydiff import ranks
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions, Windows
 from dydiff.data.tasks import Task
 from dydiff.errors import UserError
@@ -21,9 +22,20 @@ class OfflineDataModule(L.LightningDataModule):
         source: Where the dataset comes from.
     """
 
+    batch_size: int
+
     def __init__(self, source: EpisodeSource) -> None:
         super().__init__()
         self.source = source
+
+    def check_ranks(self, count: int) -> None:
+        """Refuse a batch that ``count`` ranks cannot share evenly.
+
+        Raises:
+            UserError: ``count`` does not divide ``batch_size``.
+        """
+        if self.batch_size % count:
+            raise UserError(f"batch_size ({self.batch_size}) is shared by {count} devices, which must divide it.")
 
     @property
     def task(self) -> Task:
@@ -43,8 +55,9 @@ class PretrainingDataModule(OfflineDataModule, ABC):
 
     Args:
         source: Where the dataset comes from.
-        batch_size: Items of a training batch.
-        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once.
+        batch_size: Items of a training batch, of all ranks together.
+        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once, but for
+            those that do not fill a last batch.
         holdout_fraction: Share of the episodes held out, in (0, 1).
         max_holdout_items: The holdout is thinned evenly to this many items.
         split_seed: Seed of the choice of the held-out episodes.
@@ -82,14 +95,17 @@ class PretrainingDataModule(OfflineDataModule, ABC):
     def train_dataloader(self) -> "DataLoader[Any]":
         items = self.items(self.train_episodes)
         count = None if self.batches_per_epoch is None else self.batches_per_epoch * self.batch_size
-        sampler = RandomSampler(items, replacement=count is not None, num_samples=count)
-        return DataLoader(items, self.batch_size, sampler=sampler, collate_fn=_identity)
+        order = RandomSampler(items, replacement=count is not None, num_samples=count)
+        batches = _Shares(order, self.batch_size, drop_last=len(order) >= self.batch_size)
+        # A loader draws a seed for workers that it does not have: from a generator of its own, not the training's.
+        return DataLoader(items, batch_sampler=batches, collate_fn=_identity, generator=torch.Generator())
 
     def val_dataloader(self) -> "DataLoader[Any]":
         items = self.items(self.holdout_episodes)
         step = -(-len(items) // self.max_holdout_items)
         chosen = range(0, len(items), step)
-        return DataLoader(items, max(self.batch_size, 1024), sampler=chosen, collate_fn=_identity)
+        size = max(self.batch_size, 1024)
+        return DataLoader(items, size, sampler=chosen, collate_fn=_identity, generator=torch.Generator())
 
 
 class TransitionDataModule(PretrainingDataModule):
@@ -154,6 +170,14 @@ class _WindowItems(Items):
 
     def __getitems__(self, index: Sequence[int]) -> Windows:
         return self.episodes.windows(self.starts[torch.tensor(index)], self.horizon)
+
+
+class _Shares(BatchSampler):
+    """This rank's share of each batch; the order of the items is the same on all ranks."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            yield list(ranks.share(batch))
 
 
 def _identity(batch: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dydiff import ranks
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
@@ -19,7 +20,7 @@ class MixedDataModule(OfflineDataModule):
 
     Args:
         source: Where the real dataset comes from.
-        batch_size: Transitions of a minibatch.
+        batch_size: Transitions of a minibatch, of all ranks together.
         updates_per_epoch: Gradient updates of an epoch.
         updates_per_step: Gradient updates of one training step (K); must divide ``updates_per_epoch``.
         num_eval_episodes: Episodes of an evaluation.
@@ -56,7 +57,6 @@ class MixedDataModule(OfflineDataModule):
         assert self.trainer is not None
         self.episodes = self.source.load()
         self.real = self.episodes.transitions.to(self.trainer.strategy.root_device)
-        self.generator.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
     def mix(self, real_ratio: float | None, synthetic_capacity: int, keep_in_checkpoints: bool = True) -> None:
         """Let minibatches be ``real_ratio`` real and the rest synthetic, from an empty buffer.
@@ -82,11 +82,18 @@ class MixedDataModule(OfflineDataModule):
         wanted = self.batch_size - self.num_real
         return wanted / self.batch_size if len(self.synthetic) >= wanted else 0.0
 
+    @property
+    def max_abs_reward(self) -> float:
+        """Largest absolute reward, real or synthetic."""
+        rewards = (self.real.reward, self.synthetic.at(slice(0, len(self.synthetic))).reward)
+        return max(float(reward.abs().max()) for reward in rewards if len(reward))
+
     def sample(self) -> Transitions:
-        """The next ``[updates_per_step, batch_size]`` stack of minibatches, drawn with replacement."""
-        # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack.
+        """This rank's share of the next ``[updates_per_step, batch_size]`` minibatches, drawn with replacement."""
+        # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack, nor on ranks.
         drawn = torch.randint(2**62, (self.updates_per_step, self.batch_size), generator=self.generator)
-        drawn = drawn.to(self.real.reward.device)
+        columns = torch.tensor(ranks.share(range(self.batch_size)))
+        drawn = drawn[:, columns].to(self.real.reward.device)
         num_real = len(self.real.reward)
         if self.synthetic_share == 0:
             return self.real.at(drawn % num_real)
@@ -95,11 +102,12 @@ class MixedDataModule(OfflineDataModule):
             real = self.real.at(rows.clamp(max=num_real - 1))
             synthetic = self.synthetic.at((rows - num_real).clamp(min=0))
             return synthetic.where(rows >= num_real, real)
-        real = self.real.at(drawn[:, : self.num_real] % num_real)
-        synthetic = self.synthetic.at(drawn[:, self.num_real :] % len(self.synthetic))
+        first_synthetic = int((columns < self.num_real).sum())
+        real = self.real.at(drawn[:, :first_synthetic] % num_real)
+        synthetic = self.synthetic.at(drawn[:, first_synthetic:] % len(self.synthetic))
         return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
 
-    # A loader draws a seed for workers, although it has none: from its own generator, not from the training's.
+    # Loaders have generators of their own: see PretrainingDataModule.train_dataloader.
 
     def train_dataloader(self) -> "DataLoader[Any]":
         return DataLoader(_Stacks(self), batch_size=None, generator=torch.Generator())
@@ -115,13 +123,11 @@ class MixedDataModule(OfflineDataModule):
         return DataLoader(seeds, self.num_eval_episodes, generator=torch.Generator())  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"generator": self.generator.get_state()}
-        return state | {"synthetic": self.synthetic.state_dict()} if self.keep_in_checkpoints else state
+        return {"synthetic": self.synthetic.state_dict()} if self.keep_in_checkpoints else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not hasattr(self, "episodes"):
             return  # a saved agent is only scored: no data are needed
-        self.generator.set_state(state_dict["generator"])
         if "synthetic" not in state_dict:
             return
         held, room = len(state_dict["synthetic"]["reward"]), self.synthetic.capacity

@@ -1,12 +1,13 @@
 """What the diffusion models share: EDM's preconditioned denoiser and its loss (Karras et al. 2022)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dydiff import ranks
 from dydiff.models.edm import loss_weight, preconditioning, replace
 from dydiff.models.pretrained import PretrainedModule
 
@@ -54,8 +55,9 @@ class DiffusionModel(PretrainedModule, ABC):
     def loss(self, batch: Any) -> Tensor:
         """The weighted squared error at random noise levels (eq. 4)."""
         clean, valid = self.clean(batch)
-        sigma = (self.p_mean + self.p_std * torch.randn(len(clean), device=clean.device)).exp()
-        return self._loss_at(clean, valid, sigma, torch.randn_like)
+        normal = partial(ranks.draw, torch.randn, device=clean.device)
+        sigma = (self.p_mean + self.p_std * normal(clean.shape[:1])).exp()
+        return self._loss_at(clean, valid, sigma, normal(clean.shape))
 
     def holdout_metrics(self, batch: Any) -> dict[str, Tensor]:
         """The loss at fixed noise: quantiles of the training levels, so that epochs can be compared."""
@@ -65,15 +67,13 @@ class DiffusionModel(PretrainedModule, ABC):
         quantile = (torch.arange(count, device=clean.device) + 0.5) / count
         shuffled = quantile[torch.randperm(count, generator=generator, device=quantile.device)]
         sigma = (self.p_mean + self.p_std * torch.special.ndtri(shuffled)).exp()
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        return {"loss": self._loss_at(clean, valid, sigma, noise)}
 
-        def noise_like(x: Tensor) -> Tensor:
-            return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-
-        return {"loss": self._loss_at(clean, valid, sigma, noise_like)}
-
-    def _loss_at(self, clean: Tensor, valid: Tensor, sigma: Tensor, noise_like: Callable[[Tensor], Tensor]) -> Tensor:
+    def _loss_at(self, clean: Tensor, valid: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         levels = sigma.reshape(-1, *[1] * (clean.ndim - 1))
-        noised = replace(clean + levels * noise_like(clean), clean, self.mask)
+        noised = replace(clean + levels * noise, clean, self.mask)
         counted = (valid & ~self.mask).expand_as(clean)
         error = (self.denoise(noised, sigma) - clean).square() * counted
-        return (loss_weight(levels, self.sigma_data) * error).sum() / counted.sum()
+        (count,) = ranks.mean([counted.sum()])
+        return (loss_weight(levels, self.sigma_data) * error).sum() / count

@@ -1,11 +1,13 @@
 """The single-step dynamics model: an ensemble of Gaussian networks (eq. 5, as in MBPO)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydiff import ranks
 from dydiff.data.episodes import Episodes, Transitions
 from dydiff.errors import UserError
 from dydiff.models.networks import EnsembleMLP
@@ -72,9 +74,10 @@ class DynamicsEnsemble(PretrainedModule):
         return mean, logvar
 
     def loss(self, batch: Transitions) -> Tensor:
-        """Gaussian negative log likelihood, summed over members; each sees its own bootstrap of the batch."""
-        size = len(batch.reward)
-        rows = torch.randint(size, (self.num_members, size), device=batch.reward.device)
+        """Gaussian negative log likelihood, summed over members; each sees its own bootstrap of the whole batch."""
+        batch, size = Transitions(*map(ranks.gather, batch)), len(batch.reward)
+        whole = partial(torch.randint, len(batch.reward))
+        rows = ranks.draw(whole, (self.num_members, size), dim=1, device=batch.reward.device)
         resampled = batch.at(rows)
         mean, logvar = self.predict(resampled.obs, resampled.act)
         change = self.change_normalizer(resampled.next_obs - resampled.obs)
@@ -95,9 +98,7 @@ class DynamicsEnsemble(PretrainedModule):
 
     def on_validation_epoch_end(self) -> None:
         """Name the members with the lowest holdout error elites."""
-        gathered = self.all_gather(torch.stack(self._holdout_errors).sum(0))
-        assert isinstance(gathered, Tensor)
-        errors = gathered.reshape(-1, self.num_members).sum(0)
+        errors = torch.stack(self._holdout_errors).sum(0)
         self._holdout_errors.clear()
         self.elites.copy_(errors.argsort()[: len(self.elites)])
 

@@ -1,20 +1,21 @@
-"""The base class of the models that are trained once, and the files that they are kept in."""
+"""The base class of the models that are trained once."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
+from dydiff import ranks
+from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.datamodules import PretrainingDataModule
 from dydiff.data.episodes import Episodes
 from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.seeds import SeededModule
 
 
-class PretrainedModule(L.LightningModule, ABC):
+class PretrainedModule(SeededModule, ABC):
     """A model of a dataset: fitted to its statistics, trained on its batches, monitored by ``holdout/loss``.
 
     A subclass has ``fit_statistics`` and ``loss``; its ``holdout_metrics`` has at least ``loss``, the one that early
@@ -38,7 +39,7 @@ class PretrainedModule(L.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """Training loss of a batch, a scalar."""
+        """Training loss of this rank's share of a batch, a scalar; its mean over ranks is the whole batch's."""
 
     def holdout_metrics(self, batch: Any) -> dict[str, Tensor]:
         """Scalars over a holdout batch; ``loss`` among them."""
@@ -51,13 +52,21 @@ class PretrainedModule(L.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        self.log("train/loss", loss)
-        check_finite({"train/loss": loss}, f"in step {self.global_step:,} of {type(self).__name__}")
+        (whole,) = ranks.mean([loss.detach()])
+        self.log("train/loss", whole)
+        check_finite({"train/loss": whole}, f"in step {self.global_step:,} of {type(self).__name__}")
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        # Every rank sees the whole holdout, so all of them agree on the best epoch, as one process would.
         metrics = {f"holdout/{name}": value for name, value in self.holdout_metrics(batch).items()}
-        self.log_dict(metrics, batch_size=len(batch[0]), sync_dist=True, prog_bar=True)
+        self.log_dict(metrics, batch_size=len(batch[0]), prog_bar=True)
+
+    def on_train_start(self) -> None:
+        """A training that early stopping has ended does not go on after a break."""
+        for stopping in self.trainer.early_stopping_callbacks:
+            if stopping is not None and stopping.wait_count >= stopping.patience:
+                self.trainer.should_stop = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), self.lr, fused=True)
@@ -77,30 +86,6 @@ def check_finite(metrics: dict[str, Tensor], when: str) -> None:
             )
 
 
-def publish(checkpoint: Path, target: Path) -> None:
-    """Keep a Lightning checkpoint's weights, and nothing else of it, as ``target``: whole or not at all."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    with replacing(target) as part:
-        torch.save({"state_dict": content["state_dict"]}, part)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, tensors on the CPU; nothing in it is executed.
-
-    Raises:
-        UserError: There is no such file, or it is not a checkpoint.
-    """
-    if not path.is_file():
-        raise UserError(f"No checkpoint at {path.absolute()}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is damaged or not a checkpoint ({reason}). Use another, or train it again.") from None
-    return content
-
-
 def load_weights(module: PretrainedModule, path: Path) -> None:
     """Load published (or Lightning's) weights into ``module`` and freeze it for use.
 
@@ -108,11 +93,6 @@ def load_weights(module: PretrainedModule, path: Path) -> None:
         UserError: The file is not readable, or holds other weights than the module's.
     """
     state = read_checkpoint(path)["state_dict"]
-    expected = module.state_dict()
-    wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
-    if wrong or len(state) != len(expected):
-        raise UserError(
-            f"{path} does not hold a {type(module).__name__} of this task: {(wrong or list(state))[0]} differs."
-        )
+    check_weights(state, module.state_dict(), path, type(module).__name__)
     module.load_state_dict(state)
     module.eval().requires_grad_(False)

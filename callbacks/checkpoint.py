@@ -1,0 +1,36 @@
+"""The checkpoint that a run goes on from."""
+
+import time
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the newest state in ``<log folder>/checkpoints/last.ckpt``, where ``--ckpt_path last`` finds it.
+
+    Args:
+        every_n_epochs: Epochs from one save to the next; the last epoch is saved always.
+
+    Attributes:
+        path: The newest checkpoint, or ``None``.
+        seconds: Spent on saving so far.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.path: Path | None = None
+        self.seconds = 0.0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Only here is an epoch whole: from an end of validation, Lightning would validate again.
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+            return
+        begin = time.perf_counter()
+        for logger in trainer.loggers:  # what was logged before the checkpoint is not logged again after it
+            logger.save()
+        self.path = Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt")
+        trainer.save_checkpoint(self.path)
+        self.seconds += time.perf_counter() - begin

@@ -1,0 +1,82 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from dydiff.errors import UserError
+from dydiff.files import replacing
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, on the disk before they take their name: a crash or full disk leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint``.
+
+        Raises:
+            UserError: It could not be written.
+        """
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The content, read as :func:`read_checkpoint` does."""
+        return read_checkpoint(Path(path))
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """``torch.save`` to a file that is whole or not there.
+
+    Raises:
+        UserError: It could not be written.
+    """
+    try:
+        with replacing(path) as part, part.open("wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # torch wraps some of the disk's errors
+        raise UserError(
+            f"{path} could not be written ({str(error).splitlines()[0]}). What was saved before still stands: free "
+            "some space, and go on with --ckpt_path last."
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, tensors on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: There is no such file, or it is not a checkpoint, or it holds weights that are not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"No checkpoint at {path.absolute()}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights = dict(content["state_dict"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged or not a checkpoint ({reason}). Use another, or train it again.") from None
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path} is not a checkpoint: '{key}' is no tensor. Use another, or train it again.")
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{path} holds values in '{key}' that are not finite. Use another, or train it again.")
+    return content
+
+
+def check_weights(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path | str, name: str) -> None:
+    """Refuse weights that are not a module's.
+
+    Raises:
+        UserError: A tensor is missing, has another shape, or is one too many.
+    """
+    wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
+    wrong += [key for key in state if key not in expected]
+    if wrong:
+        raise UserError(f"{path} does not hold a {name} of this task: {wrong[0]} differs.")
+
+
+def publish(checkpoint: Path, target: Path) -> None:
+    """Keep a checkpoint's weights, and nothing else of it, as ``target``."""
+    save({"state_dict": read_checkpoint(checkpoint)["state_dict"]}, target)

@@ -1,0 +1,31 @@
+"""Random numbers that depend on what they are for, not on what was drawn before."""
+
+import lightning as L
+import numpy as np
+import torch
+
+from dydiff import ranks
+
+
+def seed_of(*key: int) -> int:
+    """A seed for each key of non-negative integers; seeds of different keys are independent."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class SeededModule(L.LightningModule):
+    """A module whose epochs are seeded by the run's seed and the epoch's number.
+
+    So no random state needs to be kept: a run that goes on from a checkpoint, on any device, draws what it would have
+    drawn without a break.
+
+    Attributes:
+        run_seed: The seed at the beginning of ``fit``; the same on all ranks.
+    """
+
+    run_seed: int
+
+    def on_fit_start(self) -> None:
+        self.run_seed = ranks.gather_objects(torch.initial_seed())[0]
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(seed_of(self.run_seed, self.current_epoch))
