@@ -202,7 +202,7 @@ class TestWindows:
     @given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=8), fraction=st.floats(0.01, 0.99))
     def test_split_parts_whole_episodes(self, lengths, fraction):
         episodes = numbered_episodes(lengths)
-        train, holdout = episodes.split(fraction)
+        train, holdout = map(episodes.select, episodes.split(fraction))
         rows = torch.cat([train.transitions.reward, holdout.transitions.reward]).sort().values
         assert torch.equal(rows, episodes.transitions.reward)
         assert not set(train.transitions.obs[:, 1].tolist()) & set(holdout.transitions.obs[:, 1].tolist())

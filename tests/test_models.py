@@ -60,7 +60,7 @@ class TestDynamics:
         data = TransitionDataModule(LinearSource())
         data.setup("fit")
         with torch.no_grad():
-            errors = dynamics._squared_errors(data.holdout_episodes.transitions).mean(1)
+            errors = dynamics._squared_errors(data.episodes.select(data.holdout).transitions).mean(1)
         assert set(dynamics.elites.tolist()) == set(errors.argsort()[:2].tolist())
 
     def test_each_row_comes_from_one_elite_and_the_elites_share_the_rows_evenly(self, dynamics):
@@ -172,7 +172,7 @@ def test_best_weights_are_the_best_not_the_last(tmp_path):
     publish(Path(checkpoint.best_model_path), tmp_path / "weights.pt")
     best = RewardModel(OBS_DIM, ACT_DIM)
     load_weights(best, tmp_path / "weights.pt")
-    holdout = data.holdout_episodes.transitions
+    holdout = data.episodes.select(data.holdout).transitions
     assert best.loss(holdout).item() == pytest.approx(min(losses), rel=1e-4)
     assert not any(parameter.requires_grad for parameter in best.parameters())
 

@@ -171,7 +171,8 @@ def horizon_error(
         if checkpoint is None:
             raise UserError("An agent to measure with needs its 'checkpoint'.")
         load_agent(agent, checkpoint, source.task)
-    held_out = source.load().split(holdout_fraction)[1]
+    episodes = source.load()
+    held_out = episodes.select(episodes.split(holdout_fraction)[1])
     with torch.no_grad():
         curves = measure(synthesizers, source.task, held_out, agent and agent.policy(sample=False), num_windows, seed)
     folder = Path(out)

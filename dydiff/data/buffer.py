@@ -48,8 +48,10 @@ class TransitionBuffer:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """What is held, oldest row of the storage first; nothing of the unused capacity."""
-        used = self._storage.at(slice(0, self._size))
-        return {**{key: value.cpu().clone() for key, value in used._asdict().items()}, "next": self._next}
+        used = self._storage.at(slice(0, self._size))._asdict()
+        if self._size < self.capacity:  # a file of a part of a tensor would hold all of it
+            used = {key: value.clone() for key, value in used.items()}
+        return {**{key: value.cpu() for key, value in used.items()}, "next": self._next}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         """Restore :meth:`state_dict`, row by row."""

@@ -226,7 +226,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray], task: Task) -> None:
 
 def _jumps(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Bool ``[N]``: whether the state of the following row is another than the one that was reached."""
-    return (np.abs(following - reached) > 1e-3 * (1 + np.abs(reached))).any(1)
+    jumps = np.zeros(len(reached), bool)
+    for before, after in zip(reached.T, following.T, strict=True):  # a dimension at a time: no copy of the whole
+        jumps |= np.abs(after - before) > 1e-3 * (1 + np.abs(before))
+    return jumps
 
 
 def _with_next_observations(

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dydiff import ranks
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions, Windows
@@ -51,7 +51,7 @@ class OfflineDataModule(L.LightningDataModule):
 
 
 class PretrainingDataModule(OfflineDataModule, ABC):
-    """Training and holdout batches for one of the models; the holdout is made of whole episodes.
+    """Training and holdout batches for one of the models; the holdout is made of whole episodes, not of copies.
 
     Args:
         source: Where the dataset comes from.
@@ -61,10 +61,16 @@ class PretrainingDataModule(OfflineDataModule, ABC):
         holdout_fraction: Share of the episodes held out, in (0, 1).
         max_holdout_items: The holdout is thinned evenly to this many items.
         split_seed: Seed of the choice of the held-out episodes.
+
+    Attributes:
+        episodes: The dataset.
+        train: Numbers of its episodes to train on.
+        holdout: Numbers of those held out.
     """
 
-    train_episodes: Episodes
-    holdout_episodes: Episodes
+    episodes: Episodes
+    train: Tensor
+    holdout: Tensor
 
     def __init__(
         self,
@@ -85,23 +91,21 @@ class PretrainingDataModule(OfflineDataModule, ABC):
         self.split_seed = split_seed
 
     def setup(self, stage: str) -> None:
-        episodes = self.source.load()
-        self.train_episodes, self.holdout_episodes = episodes.split(self.holdout_fraction, self.split_seed)
+        self.episodes = self.source.load()
+        self.train, self.holdout = self.episodes.split(self.holdout_fraction, self.split_seed)
 
     @abstractmethod
-    def items(self, episodes: Episodes) -> "Items":
-        """What a batch is made of."""
+    def items(self, chosen: Tensor) -> "Items":
+        """What a batch is made of, from the episodes at ``chosen [E]``."""
 
     def train_dataloader(self) -> "DataLoader[Any]":
-        items = self.items(self.train_episodes)
-        count = None if self.batches_per_epoch is None else self.batches_per_epoch * self.batch_size
-        order = RandomSampler(items, replacement=count is not None, num_samples=count)
-        batches = _Shares(order, self.batch_size, drop_last=len(order) >= self.batch_size)
+        items = self.items(self.train)
+        batches = _Batches(len(items), self.batch_size, self.batches_per_epoch)
         # A loader draws a seed for workers that it does not have: from a generator of its own, not the training's.
         return DataLoader(items, batch_sampler=batches, collate_fn=_identity, generator=torch.Generator())
 
     def val_dataloader(self) -> "DataLoader[Any]":
-        items = self.items(self.holdout_episodes)
+        items = self.items(self.holdout)
         step = -(-len(items) // self.max_holdout_items)
         chosen = range(0, len(items), step)
         size = max(self.batch_size, 1024)
@@ -111,8 +115,8 @@ class PretrainingDataModule(OfflineDataModule, ABC):
 class TransitionDataModule(PretrainingDataModule):
     """Batches of :class:`Transitions`, for the dynamics and the reward model."""
 
-    def items(self, episodes: Episodes) -> "Items":
-        return _TransitionItems(episodes)
+    def items(self, chosen: Tensor) -> "Items":
+        return _TransitionItems(self.episodes, self.episodes.rows(chosen))
 
 
 class WindowDataModule(PretrainingDataModule):
@@ -127,57 +131,74 @@ class WindowDataModule(PretrainingDataModule):
         super().setup(stage)
         assert self.trainer is not None
         self.horizon = int(self.trainer.lightning_module.horizon)  # type: ignore[arg-type]
-        longest = int(self.train_episodes.lengths.max())
+        longest = int(self.episodes.lengths[self.train].max())
         if longest < self.horizon:
             raise UserError(
                 f"No training episode of {self.source.name} has the horizon's {self.horizon} steps, the longest has "
                 f"{longest}: lower the denoiser's horizon."
             )
 
-    def items(self, episodes: Episodes) -> "Items":
-        return _WindowItems(episodes, self.horizon)
+    def items(self, chosen: Tensor) -> "Items":
+        return _WindowItems(self.episodes, self.episodes.window_starts(self.horizon, chosen), self.horizon)
 
 
 class Items(Dataset[Any], ABC):
-    """Items that are gathered a whole batch at once."""
+    """Items that are gathered a whole batch at once.
+
+    Args:
+        episodes: The dataset.
+        rows: First row of each item.
+    """
+
+    def __init__(self, episodes: Episodes, rows: Tensor) -> None:
+        self.episodes = episodes
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitems__(self, index: Sequence[int]) -> Any: ...
+    def __getitems__(self, index: Tensor | Sequence[int]) -> Any: ...
 
 
 class _TransitionItems(Items):
-    def __init__(self, episodes: Episodes) -> None:
-        self.episodes = episodes
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitems__(self, index: Sequence[int]) -> Transitions:
-        return self.episodes.transitions.at(torch.tensor(index))
+    def __getitems__(self, index: Tensor | Sequence[int]) -> Transitions:
+        return self.episodes.transitions.at(self.rows[torch.as_tensor(index)])
 
 
 class _WindowItems(Items):
-    def __init__(self, episodes: Episodes, horizon: int) -> None:
-        self.episodes = episodes
+    def __init__(self, episodes: Episodes, rows: Tensor, horizon: int) -> None:
+        super().__init__(episodes, rows)
         self.horizon = horizon
-        self.starts: Tensor = episodes.window_starts(horizon)
+
+    def __getitems__(self, index: Tensor | Sequence[int]) -> Windows:
+        return self.episodes.windows(self.rows[torch.as_tensor(index)], self.horizon)
+
+
+class _Batches(Sampler[Any]):
+    """This rank's share of each batch; the order of the items is the same on all ranks.
+
+    Args:
+        num_items: Items to choose from.
+        batch_size: Of all ranks together.
+        num_batches: Batches of an epoch, drawn with replacement; ``None`` takes every item once.
+    """
+
+    def __init__(self, num_items: int, batch_size: int, num_batches: int | None) -> None:
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.num_batches = num_batches
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return max(1, self.num_items // self.batch_size) if self.num_batches is None else self.num_batches
 
-    def __getitems__(self, index: Sequence[int]) -> Windows:
-        return self.episodes.windows(self.starts[torch.tensor(index)], self.horizon)
-
-
-class _Shares(BatchSampler):
-    """This rank's share of each batch; the order of the items is the same on all ranks."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in super().__iter__():
-            yield list(ranks.share(batch))
+    def __iter__(self) -> Iterator[Any]:
+        if self.num_batches is None:
+            order = torch.randperm(self.num_items)
+        else:
+            order = torch.randint(self.num_items, (self.num_batches * self.batch_size,))
+        for batch in order.split(self.batch_size)[: len(self)]:
+            yield ranks.share(batch)
 
 
 def _identity(batch: Any) -> Any:

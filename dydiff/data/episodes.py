@@ -32,10 +32,13 @@ class Transitions(NamedTuple):
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(value.to(device) for value in self))
 
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """States, actions, reward, next states, terminal as floats, ``[N, width]`` each."""
+        return self.obs, self.act, self.reward[:, None], self.next_obs, self.terminal[:, None].float()
+
     def table(self) -> Tensor:
-        """``[N, O + A + 1 + O + 1]``: states, actions, reward, next states, terminal side by side."""
-        columns = (self.obs, self.act, self.reward[:, None], self.next_obs, self.terminal[:, None].float())
-        return torch.cat(columns, dim=1)
+        """The columns side by side, ``[N, O + A + 1 + O + 1]``."""
+        return torch.cat(self.columns(), dim=1)
 
     def where(self, mine: Tensor, others: Self) -> Self:
         """These transitions where ``mine`` (bool, of the leading shape), else the others."""
@@ -163,28 +166,34 @@ class Episodes:
 
     def select(self, episodes: Tensor) -> "Episodes":
         """A dataset of the episodes at ``episodes [E']``, in that order."""
-        lengths = self.lengths[episodes]
-        first = torch.repeat_interleave(self.starts[episodes] - (lengths.cumsum(0) - lengths), lengths)
-        rows = first + torch.arange(len(first))
-        return Episodes(self.transitions.at(rows), self.timeout[rows], lengths)
+        rows = self.rows(episodes)
+        return Episodes(self.transitions.at(rows), self.timeout[rows], self.lengths[episodes])
 
-    def split(self, holdout_fraction: float, seed: int = 0) -> tuple["Episodes", "Episodes"]:
-        """Whole episodes for training and for the holdout, drawn once by ``seed``; neither side is ever empty.
+    def split(self, holdout_fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Numbers of the episodes for training and for the holdout, drawn once by ``seed``; neither is ever empty.
 
         A dataset of one episode serves as both.
         """
         count = len(self.lengths)
         if count == 1:
-            return self, self
+            return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         held = min(max(1, round(holdout_fraction * count)), count - 1)
-        return self.select(order[held:].sort().values), self.select(order[:held].sort().values)
+        return order[held:].sort().values, order[:held].sort().values
 
-    def window_starts(self, horizon: int) -> Tensor:
-        """First rows of all length-``horizon`` slices, ``[W]``; an episode shorter than that gives one (eq. 2)."""
-        count = (self.lengths - horizon + 1).clamp(min=1)
-        first = torch.repeat_interleave(self.starts - (count.cumsum(0) - count), count)
-        return first + torch.arange(len(first))
+    def rows(self, episodes: Tensor) -> Tensor:
+        """Rows of all steps of the episodes at ``episodes [E']``, in that order."""
+        return _ranges(self.starts[episodes], self.lengths[episodes])
+
+    def window_starts(self, horizon: int, episodes: Tensor | None = None) -> Tensor:
+        """First rows of all length-``horizon`` slices, ``[W]``; an episode shorter than that gives one (eq. 2).
+
+        Args:
+            horizon: Length of a slice.
+            episodes: Numbers of the episodes to slice; ``None`` takes all.
+        """
+        chosen = slice(None) if episodes is None else episodes
+        return _ranges(self.starts[chosen], (self.lengths[chosen] - horizon + 1).clamp(min=1))
 
     def windows(self, starts: Tensor, horizon: int) -> Windows:
         """The windows that begin at rows ``starts [B]``, gathered from the flat episodes."""
@@ -195,6 +204,12 @@ class Episodes:
         data = self.transitions
         obs, act = (value[rows] * valid[..., None] for value in (data.obs, data.act))
         return Windows(obs, act, data.reward[rows] * valid, data.terminal[rows] & valid, valid)
+
+
+def _ranges(first: Tensor, count: Tensor) -> Tensor:
+    """``first[i], first[i] + 1, ..., first[i] + count[i] - 1`` for each ``i``, one after the other."""
+    offset = torch.repeat_interleave(first - (count.cumsum(0) - count), count)
+    return offset + torch.arange(len(offset))
 
 
 class EpisodeSource(ABC):

@@ -33,8 +33,12 @@ class SplitSource(EpisodeSource):
         return self.source.task
 
     def load(self) -> Episodes:
-        return self.source.load().split(self.fraction, self.split_seed)[1]
+        return self._part(1)
 
     def held_back(self) -> Episodes:
         """The episodes that :meth:`load` leaves out."""
-        return self.source.load().split(self.fraction, self.split_seed)[0]
+        return self._part(0)
+
+    def _part(self, side: int) -> Episodes:
+        episodes = self.source.load()
+        return episodes.select(episodes.split(self.fraction, self.split_seed)[side])

@@ -62,7 +62,7 @@ class DynamicsEnsemble(PretrainedModule):
 
     def fit_statistics(self, episodes: Episodes) -> None:
         data = episodes.transitions
-        self.input_normalizer.fit_standard(torch.cat([data.obs, data.act], dim=-1))
+        self.input_normalizer.fit_standard(data.obs, data.act)
         self.change_normalizer.fit_standard(data.next_obs - data.obs, floor=1e-6)
 
     def predict(self, obs: Tensor, act: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,15 @@ class Normalizer(nn.Module):
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
-    def fit_standard(self, x: Tensor, floor: float = 1e-3) -> None:
-        """Zero mean and unit standard deviation over ``x [N, dim]``; ``floor`` is added to the deviation."""
-        self.shift.copy_(x.mean(0))
-        self.scale.copy_(x.std(0, correction=0) + floor)
+    def fit_standard(self, *columns: Tensor, floor: float = 1e-3) -> None:
+        """Zero mean and unit standard deviation over ``N`` rows; ``floor`` is added to the deviation.
+
+        Args:
+            columns: ``[N, d]`` each, side by side ``[N, dim]``; joining them here would copy the dataset.
+            floor: Least deviation.
+        """
+        self.shift.copy_(torch.cat([x.mean(0) for x in columns]))
+        self.scale.copy_(torch.cat([x.std(0, correction=0) for x in columns]) + floor)
 
     def fit_range(self, x: Tensor) -> None:
         """``x [N, dim]`` to [-1, 1]; a constant dimension maps to 0."""

@@ -35,7 +35,7 @@ class PretrainedModule(SeededModule, ABC):
 
     @abstractmethod
     def fit_statistics(self, episodes: Episodes) -> None:
-        """Fit the normalizers to the training episodes."""
+        """Fit the normalizers to the dataset."""
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
@@ -48,7 +48,7 @@ class PretrainedModule(SeededModule, ABC):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             data: PretrainingDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.fit_statistics(data.train_episodes)
+            self.fit_statistics(data.episodes)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch)

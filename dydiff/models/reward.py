@@ -29,7 +29,7 @@ class RewardModel(PretrainedModule):
 
     def fit_statistics(self, episodes: Episodes) -> None:
         data = episodes.transitions
-        self.input_normalizer.fit_standard(torch.cat([data.obs, data.act], dim=-1))
+        self.input_normalizer.fit_standard(data.obs, data.act)
         self.reward_normalizer.fit_standard(data.reward[:, None], floor=1e-6)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:

@@ -47,9 +47,8 @@ class TrajectoryDiffusion(DiffusionModel):
         self.normalizer = Normalizer(dim)
 
     def fit_statistics(self, episodes: Episodes) -> None:
-        data = episodes.transitions
-        steps = torch.cat([data.obs, data.act, data.reward[:, None], data.terminal[:, None].float()], dim=1)
-        self.normalizer.fit_standard(steps, floor=1e-6)
+        obs, act, reward, _, terminal = episodes.transitions.columns()
+        self.normalizer.fit_standard(obs, act, reward, terminal, floor=1e-6)
         self.normalizer.shift[-1], self.normalizer.scale[-1] = 0.0, 1.0
 
     def clean(self, batch: Windows) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ class TransitionDiffusion(DiffusionModel):
         self.normalizer = Normalizer(sum(self.sizes))
 
     def fit_statistics(self, episodes: Episodes) -> None:
-        self.normalizer.fit_standard(episodes.transitions.table(), floor=1e-6)
+        self.normalizer.fit_standard(*episodes.transitions.columns(), floor=1e-6)
         self.normalizer.shift[-1], self.normalizer.scale[-1] = 0.0, 1.0
 
     def clean(self, batch: Transitions) -> tuple[Tensor, Tensor]:
