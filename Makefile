@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DEMO := $(BIN)/python -m dydiff fit --config configs/demo.yaml
 
-.PHONY: demo demo-base test test-d4rl check install
+.PHONY: demo demo-base test test-d4rl faults check install
 
 install: .venv/installed
 
@@ -27,6 +27,9 @@ test-d4rl: install  ## the loader against the d4rl package itself, which is inst
 	$(BIN)/python -m pip install --quiet --no-deps d4rl==1.1
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gym==0.23.1 tqdm
 	$(BIN)/python -m pytest -rs tests/test_d4rl_parity.py
+
+faults: install  ## kill runs at random moments (FAULT_KILLS of them), and see whether they end as one left alone
+	$(BIN)/python tests/faults.py
 
 check: install  ## style and types
 	$(BIN)/ruff format --check .

@@ -39,29 +39,43 @@ def save(content: dict[str, Any], path: Path) -> None:
     except (OSError, RuntimeError) as error:  # torch wraps some of the disk's errors
         raise UserError(
             f"{path} could not be written ({str(error).splitlines()[0]}). What was saved before still stands: free "
-            "some space, and go on with --ckpt_path last."
+            "some space, and go on from it."
         ) from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, tensors on the CPU; nothing in it is executed.
+def load(path: Path, *keys: str) -> dict[str, Any]:
+    """What :func:`save` wrote, tensors on the CPU; nothing in it is executed.
+
+    Args:
+        path: The file.
+        keys: What must be in it.
 
     Raises:
-        UserError: There is no such file, or it is not a checkpoint, or it holds weights that are not finite.
+        UserError: There is no such file, or it is damaged, or holds something else.
     """
     if not path.is_file():
         raise UserError(f"No checkpoint at {path.absolute()}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        weights = dict(content["state_dict"])
+        for key in keys:
+            content[key]
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged or not a checkpoint ({reason}). Use another, or train it again.") from None
-    for key, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path} is not a checkpoint: '{key}' is no tensor. Use another, or train it again.")
-        if not bool(value.isfinite().all()):
-            raise UserError(f"{path} holds values in '{key}' that are not finite. Use another, or train it again.")
+    return content
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint with finite weights under ``state_dict``.
+
+    Raises:
+        UserError: As in :func:`load`, or a weight is not a tensor of finite numbers.
+    """
+    content = load(path, "state_dict")
+    weights = content["state_dict"]
+    for key, value in weights.items() if isinstance(weights, dict) else [("state_dict", weights)]:
+        if not isinstance(value, Tensor) or not bool(value.isfinite().all()):
+            raise UserError(f"{path}: '{key}' is not made of finite numbers. Use another, or train it again.")
     return content
 
 

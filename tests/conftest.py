@@ -28,6 +28,14 @@ def write_dataset(tmp_path):
     return lambda lengths=(5, 40, 3), name="tiny.hdf5", **kwargs: tiny.write_dataset(tmp_path / name, lengths, **kwargs)
 
 
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with the configs of a run that takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    tiny.write_run(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def _seeded(monkeypatch):
     torch.manual_seed(0)

@@ -90,9 +90,9 @@ def start(folder, *args, **kwargs):
     return fork(run, folder, *args, **kwargs)
 
 
-def finish(folder):
+def finish(folder, **kwargs):
     """Run, or go on, to the end."""
-    process = start(folder)
+    process = start(folder, **kwargs)
     process.join(120)
     assert process.exitcode == 0, f"the run ended with {process.exitcode}"
 
@@ -100,17 +100,17 @@ def finish(folder):
 def outcome(folder):
     """What a run leaves: the published parts, the last checkpoint's state, and all metrics but times."""
     parts = {path.parent.name: _load(path)["state_dict"] for path in sorted(folder.glob("runs/parts/*/weights.pt"))}
-    logs = {path.name: _scalars(path) for path in sorted(folder.glob("runs/parts/*"))}
+    logs = {path.name: scalars(path) for path in sorted(folder.glob("runs/parts/*"))}
     (last,) = folder.glob("runs/run/version_*/checkpoints/last.ckpt")
     state = {key: _load(last)[key] for key in ("state_dict", "optimizer_states", "MixedDataModule", "global_step")}
-    return {"parts": parts, "part metrics": logs, **state, "metrics": _scalars(last.parent.parent)}
+    return {"parts": parts, "part metrics": logs, **state, "metrics": scalars(last.parent.parent)}
 
 
 def _load(path):
     return torch.load(path, weights_only=True)
 
 
-def _scalars(folder):
+def scalars(folder):
     """Each metric's values by step; what a dead run logged after its last checkpoint has given way."""
     events = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("seconds/")]

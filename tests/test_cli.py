@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import QUIET, part_config, write_run, write_yaml
+from tiny import QUIET, part_config, write_yaml
 
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
@@ -23,14 +23,6 @@ from dydiff.envs.collect import collect_episodes
 from dydiff.lightning_cli import claim_version, make_source, parse_fit
 
 CONFIGS = ROOT / "configs"
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working directory with the configs of a run that takes seconds."""
-    monkeypatch.chdir(tmp_path)
-    write_run(tmp_path)
-    return tmp_path
 
 
 def fit(*options):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dydiff.checkpoints import check_weights, load, save
 from dydiff.collect.writer import write_dataset
 from dydiff.data.episodes import Episodes
 from dydiff.data.tasks import TASKS, Task
@@ -15,7 +16,6 @@ from dydiff.envs import make_env
 from dydiff.envs.collect import collect_episodes
 from dydiff.envs.evaluation import play_episodes
 from dydiff.errors import UserError
-from dydiff.files import replacing
 
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d")
 
@@ -153,7 +153,9 @@ class Training:
     def roll_out(self, score: float, count: int, seed: int) -> dict[str, np.ndarray]:
         """Rollouts of the agent that reached the score, with sampled actions."""
         steps = self.train_until(score)
-        weights = torch.load(self.folder / f"policy-{steps}.pt", weights_only=True)
+        path = self.folder / f"policy-{steps}.pt"
+        weights = load(path)
+        check_weights(weights, self.agent.policy.state_dict(), path, "policy")
         self.agent.policy.load_state_dict(weights)
         torch.manual_seed(seed)
         return _arrays(collect_episodes(self.task, partial(self._act, sample=True), count, seed))
@@ -174,15 +176,13 @@ class Training:
             "parameters": self.agent.get_parameters(),
             "replay": {name: torch.from_numpy(getattr(buffer, name)[:steps].copy()) for name in names},
         }
-        with replacing(self.folder / f"policy-{steps}.pt") as part:
-            torch.save(self.agent.policy.state_dict(), part)
-        with replacing(self._state) as part:
-            torch.save(state, part)
+        save(self.agent.policy.state_dict(), self.folder / f"policy-{steps}.pt")
+        save(state, self._state)
 
     def _restore(self) -> None:
         if not self._state.is_file():
             return
-        state = torch.load(self._state, weights_only=True)
+        state = load(self._state, "steps", "scores", "parameters", "replay")
         if state["steps"] > self.max_steps:
             raise UserError(f"{self.folder} holds {state['steps']:,} steps, more than max_steps ({self.max_steps:,}).")
         self.agent.set_parameters(state["parameters"])
