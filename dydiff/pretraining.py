@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -176,11 +177,13 @@ def make_absolute(config: Namespace) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Nested dicts and lists of a parsed config, without the bookkeeping of where it was read."""
+    """Nested dicts and lists of a parsed config, without the bookkeeping of where it was read; functions by path."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if not key.startswith("__")}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
     return value

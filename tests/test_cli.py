@@ -170,6 +170,13 @@ def test_maze2d_runs(place):
     assert yaml.safe_load(Path("runs/run/version_0/hparams.yaml").read_text())["env_id"] == "maze2d-umaze-v1"
 
 
+def test_a_termination_rule_of_ones_own_reaches_the_rollouts(place):
+    """By its import path, also where parts are trained on the way."""
+    assert fit("--data.source.terminated=dydiff.data.tasks.never", "--trainer.max_epochs=1") == 0
+    assert scalars(0)["rollout/terminal_share"] == [(0, 0.0)]
+    assert scalars(0)["rollout/length"] == [(0, 6.0)]
+
+
 def test_runs_that_start_together_do_not_share_a_folder(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         versions = list(pool.map(lambda _: claim_version(tmp_path / "run"), range(40)))
