@@ -155,7 +155,7 @@ def test_an_evaluation_leaves_the_training_as_it_was(place):
     assert len(scalars(0)["eval/score"]) == 3 and len(scalars(1)["eval/score"]) == 1
 
 
-def test_maze2d_runs(place):
+def test_maze2d_runs(place, capsys):
     task = TASKS["maze2d-umaze"]
     made = collect_episodes(task, lambda obs: torch.tanh(obs[:, 2:] * 9), 200, seed=0).transitions
     with h5py.File("maze.hdf5", "w") as file:
@@ -168,6 +168,19 @@ def test_maze2d_runs(place):
     assert fit("--data.source.path=maze.hdf5", "--trainer.max_epochs=1") == 0
     assert 0 <= scalars(0)["eval/return"][0][1] <= 300
     assert yaml.safe_load(Path("runs/run/version_0/hparams.yaml").read_text())["env_id"] == "maze2d-umaze-v1"
+
+    capsys.readouterr()
+    write_yaml(Path("analysis.yaml"), {
+        "source": {"class_path": "dydiff.data.d4rl.D4RLSource", "init_args": {"path": "maze.hdf5"}},
+        "synthesizer": yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"],
+        "agent": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
+        "checkpoint": "runs/run/version_0/checkpoints/last.ckpt"})  # fmt: skip
+    assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--num_trajectories=5", "--out=drawn"]) == 0
+    told = capsys.readouterr().out
+    assert "5 rollouts of 6 steps: apart by" in told and "0.0% of the real states lie in walls" in told
+    assert Path("drawn/maze.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--source.path=hopper.hdf5"]) == 2
+    assert "maze_trajectories draws mazes" in capsys.readouterr().err
 
 
 def test_a_termination_rule_of_ones_own_reaches_the_rollouts(place):
