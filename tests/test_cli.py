@@ -405,9 +405,16 @@ def test_every_option_in_the_readme_is_one(options, monkeypatch):
     assert parse_fit(["fit", "--config", "configs/td3bc_hopper_mr.yaml", *spelled]).model.class_path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+RUNS = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "ddp")
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid(path):
-    assert parse_fit(["fit", "--config", str(path)]).model.class_path
+    """Alone, and on several devices."""
+    alone = parse_fit(["fit", "--config", str(path)])
+    several = parse_fit(["fit", "--config", str(path), "--config", str(CONFIGS / "ddp.yaml")])
+    assert alone.model == several.model and alone.trainer.callbacks == several.trainer.callbacks
+    assert several.trainer.strategy == "ddp"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("analyze/*.yaml")), ids=lambda path: path.stem)
