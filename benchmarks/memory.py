@@ -66,8 +66,8 @@ def main() -> None:
         for name, size in (("tiny", 4_000), ("whole", count)):
             write_dataset(folder / f"{name}.hdf5", size)
         parts = {part: write_part(folder, part) for part in ("denoiser", "dynamics", "reward")}
-        agent = ["fit", "--config", "configs/td3bc_hopper_mr.yaml", "--data.source.terminated",
-                 "dydiff.data.tasks.never", "--data.updates_per_epoch", "100", "--trainer.max_epochs", "1", "--name", "run"]  # fmt: skip
+        agent = ["fit", "--config", "configs/td3bc_hopper_mr.yaml", "--name", "run", "--trainer.max_epochs", "1"]
+        agent += ["--data.updates_per_epoch", "100", "--data.source.terminated", "dydiff.data.tasks.never"]
         rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.init_args.filter", "null"]
         rollouts += [f"--rollout.init_args.synthesizer.init_args.{part}={path}" for part, path in parts.items()]
         alone = ["--data.source", "dydiff.data.d4rl.D4RLSource"]
