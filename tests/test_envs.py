@@ -1,7 +1,9 @@
 """The real environments against MuJoCo 2's numbers, their own termination, and scoring by hand."""
 
+from dataclasses import replace
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
 from dydiff.envs.evaluation import NormalizedScore, play_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout
+from dydiff.envs.together import SideBySide, Simulation, together
 
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 LOCOMOTION = (HOPPER, HALFCHEETAH, WALKER2D)
@@ -118,7 +121,7 @@ def test_episodes_played_together_equal_episodes_played_alone():
         return torch.tanh(obs @ weights)
 
     seeds = [3, 4, 5, 6]
-    together = play_episodes(policy, partial(make_env, HOPPER), seeds)
+    played = play_episodes(policy, partial(make_env, HOPPER), seeds)
     for index, seed in enumerate(seeds):
         env = make_env(HOPPER)
         obs, total, length, over = env.reset(seed=seed)[0], 0.0, 0, False
@@ -126,9 +129,34 @@ def test_episodes_played_together_equal_episodes_played_alone():
             act = policy(torch.as_tensor(obs, dtype=torch.float32)[None])[0].numpy()
             obs, reward, terminated, truncated, _ = env.step(act)
             total, length, over = total + reward, length + 1, terminated or truncated
-        assert together[0][index].item() == pytest.approx(total, rel=1e-4)
-        assert together[1][index] == length
-    assert len(set(together[0].tolist())) == len(seeds)
+        assert played[0][index].item() == pytest.approx(total, rel=1e-4)
+        assert played[1][index] == length
+    assert len(set(played[0].tolist())) == len(seeds)
+
+
+@pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "maze2d-umaze", "maze2d-medium-dense"])
+@pytest.mark.parametrize("mujoco2_contacts", [True, False])
+def test_a_simulation_equals_the_environment_to_the_bit(name, mujoco2_contacts):
+    """States, rewards and ends; random actions, some beyond the bounds."""
+    task = replace(TASKS[name], mujoco2_contacts=mujoco2_contacts)
+    make, seeds, random = partial(make_env, task), [7, 8, 9], np.random.default_rng(0)
+    simulated, separate = together(make, seeds), SideBySide([make() for _ in seeds], seeds)
+    assert isinstance(simulated, Simulation)
+    np.testing.assert_array_equal(simulated.obs, separate.obs)
+    running, steps = np.arange(3), 0
+    while len(running) and steps < 1000:
+        act = random.uniform(-1.2, 1.2, (len(running), task.act_dim)).astype(np.float32)
+        ours, theirs = simulated.step(act, running), separate.step(act, running)
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+        running, steps = running[~ours[2]], steps + 1
+    assert len(running) == 0  # they fell, or reached the limit
+
+
+def test_an_environment_that_nobody_simulates_steps_side_by_side():
+    assert isinstance(together(lambda: gym.make("Pendulum-v1"), [0, 1]), SideBySide)
+    scaled = gym.wrappers.TransformReward(make_env(HOPPER), lambda reward: 2 * reward)
+    assert isinstance(together(lambda: scaled, [0]), SideBySide)
 
 
 def test_normalized_score_is_d4rls():

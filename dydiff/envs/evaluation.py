@@ -10,6 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from dydiff.envs.together import together
+
 Policy = Callable[[Tensor], Tensor]
 """``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states."""
 
@@ -29,21 +31,17 @@ def play_episodes(
     Returns:
         Undiscounted returns and lengths, float32 and int64, each ``[len(seeds)]``.
     """
-    envs = [make() for _ in seeds]
-    obs = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)])
-    returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
-    running = np.arange(len(envs))
+    episodes = together(make, seeds)
+    obs = episodes.obs
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    running = np.arange(len(seeds))
     while len(running):
-        act = policy(torch.as_tensor(obs[running], dtype=torch.float32, device=device)).cpu().numpy()
-        done = np.zeros(len(running), bool)
-        for row, index in enumerate(running):
-            obs[index], reward, terminated, truncated, _ = envs[index].step(act[row])
-            returns[index] += float(reward)
-            lengths[index] += 1
-            done[row] = terminated or truncated
-        running = running[~done]
-    for env in envs:
-        env.close()
+        act = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        obs, reward, done = episodes.step(act, running)
+        returns[running] += reward
+        lengths[running] += 1
+        obs, running = obs[~done], running[~done]
+    episodes.close()
     return torch.tensor(returns, dtype=torch.float32), torch.tensor(lengths)
 
 

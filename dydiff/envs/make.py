@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 from gymnasium.wrappers import ClipAction, FlattenObservation, RescaleAction
 
@@ -26,7 +27,11 @@ def make_env(task: Task | str) -> gym.Env:
         task = find_task(task)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of date.*")  # D4RL's physics are v4's
-        env = gym.make(task.env_id, max_episode_steps=task.episode_limit)
+        mujoco.set_mju_user_warning(lambda message: None)  # a model's deprecated words, told for each environment
+        try:
+            env = gym.make(task.env_id, max_episode_steps=task.episode_limit)
+        finally:
+            mujoco.set_mju_user_warning(None)
     simulator: Any = env.unwrapped
     if task.mujoco2_contacts and not isinstance(simulator, Maze2dEnv):
         restore_mujoco2_contacts(simulator.model)
