@@ -1,6 +1,7 @@
 """What every agent must pass. A new agent adds one line to ``AGENTS``."""
 
 import io
+import shutil
 from copy import deepcopy
 
 import pytest
@@ -180,3 +181,51 @@ def test_learns_the_best_action_of_a_known_problem(name):
     train(agent, Transitions(obs, act, reward, obs, torch.ones(updates, size).bool()), 50)
     grid = torch.stack([torch.linspace(-0.5, 0.5, 21), torch.zeros(21)], dim=1)
     assert (agent.act(grid)[:, 0] - grid[:, 0]).abs().mean() < 0.15
+
+
+def _trained(name, backend):
+    agent, batches = make(name, ema_start=2) if name.startswith("diffql") else make(name), random_batches(6)
+    agent.compile_backend = backend
+    torch.manual_seed(1)
+    logged = train(agent, batches, updates_per_step=3)
+    return agent, logged
+
+
+def _agree(agent, logged, other, logged_by_other):
+    for key, value in agent.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[key], value, atol=1e-5, rtol=1e-4, msg=key)
+    for mine, its in zip(agent.minimizers, other.minimizers, strict=True):
+        ours, theirs = mine.optimizer.state_dict()["state"], its.optimizer.state_dict()["state"]
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+    for ours, theirs in zip(logged, logged_by_other, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@every_agent
+def test_updates_traced_as_a_whole_equal_the_plain_ones(name, caplog):
+    caplog.set_level("INFO")
+    traced, plain = _trained(name, "aot_eager"), _trained(name, None)
+    assert "Compiled in" in caplog.text and "uncompiled" not in caplog.text
+    _agree(*traced, *plain)
+
+
+def test_compiled_updates_equal_the_plain_ones(caplog):
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    caplog.set_level("INFO")
+    compiled, plain = _trained("td3bc", "inductor"), _trained("td3bc", None)
+    assert "Compiled in" in caplog.text
+    _agree(*compiled, *plain)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(caplog):
+    caplog.set_level("INFO")
+    broken, plain = _trained("td3bc", "nonesuch"), _trained("td3bc", None)
+    assert "The updates run uncompiled:" in caplog.text
+    _agree(*broken, *plain)
+    decaying = make("td3bc")
+    decaying.compile_backend = "aot_eager"
+    parts = (decaying.actor, decaying.critics)
+    decaying.configure_optimizers = lambda: [torch.optim.AdamW(part.parameters()) for part in parts]
+    train(decaying, random_batches(2))
+    assert "an optimizer is not a plain Adam" in caplog.text

@@ -3,17 +3,18 @@
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dydiff import ranks
+from dydiff.agents.minimizer import Minimizer, compiled
 from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.episodes import Transitions
 from dydiff.data.mixed import MixedDataModule
@@ -37,7 +38,13 @@ class Agent(SeededModule, ABC):
     Attributes:
         normalizer: Standardises states; fitted to the dataset before training.
         num_updates: Gradient updates so far, an int64 scalar; the x-axis of every log.
+        minimizers: One for each optimizer of ``configure_optimizers``, in its order.
+        compile_backend: torch.compile's backend for the updates, or ``None`` to run them as they are. Compiled and
+            not, they agree up to rounding.
     """
+
+    minimizers: list[Minimizer]
+    compile_backend: str | None = None
 
     num_updates: Tensor
 
@@ -50,14 +57,22 @@ class Agent(SeededModule, ABC):
         self.normalizer = Normalizer(obs_dim)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.evaluation_seconds = 0.0
+        self._update: Callable[..., dict[str, Tensor]] = self.update
 
     @abstractmethod
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
+    def update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
         """One gradient update on this rank's share ``[B]`` of raw transitions; returns detached scalars to log.
 
-        ``num_updates`` counts this update already. What is drawn for the batch comes from :func:`ranks.draw`. A metric
-        is pooled over updates and ranks by its mean, one whose name ends in ``_max`` by its maximum.
+        ``minimizers`` take its gradient steps. What is drawn for the batch comes from :func:`ranks.draw`. A metric is
+        pooled over updates and ranks by its mean, one whose name ends in ``_max`` by its maximum.
+
+        It is compiled as a whole, so it must not branch on tensors; what it does in some updates only comes as a
+        switch from :meth:`schedule`.
         """
+
+    def schedule(self, count: int) -> dict[str, bool]:
+        """The switches of the ``count``-th update, counted from 1; each combination is compiled once."""
+        return {}
 
     @abstractmethod
     def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -104,6 +119,35 @@ class Agent(SeededModule, ABC):
         super().on_train_epoch_start()
         self.data.generator.manual_seed(seed_of(self.run_seed, self.current_epoch, 0))
 
+    def on_train_start(self) -> None:
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        self.minimizers = [Minimizer(each) for each in (optimizers if isinstance(optimizers, list) else [optimizers])]
+        self._update = self.update if self.compile_backend is None else self._compiled_update
+
+    def _compiled_update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
+        """The first of the compiled updates; it says how long that takes, and does without where it cannot be done."""
+        assert self.compile_backend is not None
+        reason = None
+        if ranks.rank_and_count()[1] > 1:
+            reason = "several ranks talk to each other in it"
+        elif not all(minimizer.is_plain for minimizer in self.minimizers):
+            reason = "an optimizer is not a plain Adam"
+        else:
+            rank_zero_info("Compiling the update, once for this and some of the next ...")
+            begin = time.perf_counter()
+            try:
+                update = compiled(self.update, self.compile_backend)
+                metrics = update(batch, **switches)
+            except Exception as error:  # a compiler may fail in as many ways as it has parts
+                reason = str(error).strip().splitlines()[0]
+        if reason is not None:
+            rank_zero_info(f"The updates run uncompiled: {reason}.")
+            self._update = self.update
+            return self.update(batch, **switches)
+        rank_zero_info(f"Compiled in {time.perf_counter() - begin:.0f} s; the next run finds it in torch's cache.")
+        self._update = update
+        return metrics
+
     def training_step(self, batch: Transitions, batch_idx: int) -> None:
         """``K`` updates on a stack ``[K, B]`` of minibatches; logs each metric once.
 
@@ -111,32 +155,17 @@ class Agent(SeededModule, ABC):
             UserError: A metric is not finite.
         """
         collected: dict[str, list[Tensor]] = defaultdict(list)
-        for minibatch in map(batch.at, range(len(batch.reward))):
-            self.num_updates += 1
-            for name, value in self.update(minibatch).items():
+        before = int(self.num_updates)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for index in range(len(batch.reward)):
+            for name, value in self._update(batch.at(index), **self.schedule(before + index + 1)).items():
                 collected[name].append(value)
+            progress.increment_ready()
+            progress.increment_completed()  # of the trainer's global_step
+        self.num_updates += len(batch.reward)
         metrics = _pooled({f"train/{name}": torch.stack(values) for name, values in collected.items()})
         self.log_metrics(metrics)
         check_finite(metrics, f"after {int(self.num_updates):,} updates")
-
-    def minimize(
-        self,
-        loss: Tensor,
-        optimizer: LightningOptimizer,
-        parameters: Sequence[Tensor],
-        max_grad_norm: float | None = None,
-    ) -> None:
-        """One step of ``optimizer`` along the gradient of ``loss`` in exactly these parameters, averaged over ranks.
-
-        Other networks that the loss passes through get no gradient, and none is computed for them. Given
-        ``max_grad_norm``, the gradient is clipped to it.
-        """
-        gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, ranks.mean(gradients), strict=True):
-            parameter.grad = gradient
-        if max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        optimizer.step()
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Log scalars at ``num_updates`` on the x-axis (``step`` is the logger's reserved key for it)."""

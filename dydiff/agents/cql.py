@@ -138,19 +138,19 @@ class CQL(Agent):
     def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.actor.log_prob(self.normalizer(obs), act)
 
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
-        actor_optimizer, critic_optimizer, temperature_optimizer, multiplier_optimizer = self.optimizers()  # type: ignore[attr-defined]
+    def update(self, batch: Transitions) -> dict[str, Tensor]:  # type: ignore[override]
+        minimize_actor, minimize_critic, minimize_temperature, minimize_multiplier = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
         act, log_prob = (value[:, 0] for value in self.actor.sample(batch.obs, 1))
-        self.minimize(self.temperature_loss(log_prob), temperature_optimizer, [self.log_temperature])
+        minimize_temperature(self.temperature_loss(log_prob))
         loss, metrics = self.actor_loss(batch.obs, act, log_prob)
-        self.minimize(loss, actor_optimizer, list(self.actor.parameters()))
+        minimize_actor(loss)
 
         loss, gap, critic_metrics = self.critic_loss(batch)
-        self.minimize(loss, critic_optimizer, list(self.critics.parameters()))
+        minimize_critic(loss)
         if self.target_action_gap is not None:
-            self.minimize(self.multiplier_loss(gap), multiplier_optimizer, [self.log_multiplier])
+            minimize_multiplier(self.multiplier_loss(gap))
         move_towards(self.target_critics, self.critics, self.tau)
         return metrics | critic_metrics
 

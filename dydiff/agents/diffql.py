@@ -107,16 +107,19 @@ class DiffQL(Agent):
         best = self.target_critics.action_values(obs, candidates).min(0).values.argmax(1)
         return candidates[torch.arange(len(obs), device=obs.device), best]
 
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
-        policy_optimizer, critic_optimizer = self.optimizers()  # type: ignore[attr-defined]
+    def schedule(self, count: int) -> dict[str, bool]:
+        return {"with_average": count > self.ema_start and count % self.ema_every == 0}
+
+    def update(self, batch: Transitions, *, with_average: bool) -> dict[str, Tensor]:  # type: ignore[override]
+        minimize_policy, minimize_critic = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
         loss, metrics = self.critic_loss(batch)
-        self.minimize(loss, critic_optimizer, list(self.critics.parameters()), self.max_grad_norm)
+        minimize_critic(loss, self.max_grad_norm)
         loss, policy_metrics = self.policy_loss(batch)
-        self.minimize(loss, policy_optimizer, list(self.policy_network.parameters()), self.max_grad_norm)
+        minimize_policy(loss, self.max_grad_norm)
 
-        if self.num_updates > self.ema_start and self.num_updates % self.ema_every == 0:
+        if with_average:
             move_towards(self.ema_policy_network, self.policy_network, 1 - self.ema_decay)
         move_towards(self.target_critics, self.critics, self.tau)
         return metrics | policy_metrics
@@ -146,7 +149,7 @@ class DiffQL(Agent):
         cloning = F.mse_loss(predicted, noise)
         act = recovered if self.recovered_action else self.policy_network.sample(batch.obs)
         q = self.critics.q_values(batch.obs, act)
-        q = q.roll(int(torch.randint(2, ())), dims=0)
+        q = torch.where(torch.rand((), device=q.device) < 0.5, q, q.flip(0))
         (scale,) = ranks.mean([q[1].detach().abs().mean()])
         q_term = q[0].mean() / scale
         loss = cloning - self.q_coef * q_term

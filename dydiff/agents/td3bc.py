@@ -69,17 +69,20 @@ class TD3BC(Agent):
     def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.actor(self.normalizer(obs))
 
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
-        actor_optimizer, critic_optimizer = self.optimizers()  # type: ignore[attr-defined]
+    def schedule(self, count: int) -> dict[str, bool]:
+        return {"with_actor": count % self.policy_delay == 0}
+
+    def update(self, batch: Transitions, *, with_actor: bool) -> dict[str, Tensor]:  # type: ignore[override]
+        minimize_actor, minimize_critic = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
         loss, metrics = self.critic_loss(batch)
-        self.minimize(loss, critic_optimizer, list(self.critics.parameters()))
+        minimize_critic(loss)
 
-        if self.num_updates % self.policy_delay == 0:
+        if with_actor:
             loss, actor_metrics = self.actor_loss(batch)
             metrics |= actor_metrics
-            self.minimize(loss, actor_optimizer, list(self.actor.parameters()))
+            minimize_actor(loss)
             move_towards(self.target_actor, self.actor, self.tau)
             move_towards(self.target_critics, self.critics, self.tau)
         return metrics

@@ -1,0 +1,72 @@
+"""Gradient steps that run one by one or compiled into the whole update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dydiff import ranks
+
+
+class Minimizer:
+    """Steps of one Adam optimizer along the gradient of a loss in its own parameters, averaged over ranks.
+
+    Other networks that the loss passes through get no gradient, and none is computed for them. Within
+    :func:`compiled` the step is spelled out, so that it is compiled together with the losses; its state is the
+    optimizer's either way.
+
+    Args:
+        optimizer: A plain Adam of one parameter group.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        (group,) = optimizer.param_groups
+        self.optimizer = optimizer
+        self.parameters: list[Tensor] = group["params"]
+        self.is_plain = type(optimizer) is torch.optim.Adam and not any(
+            group[key] for key in ("weight_decay", "amsgrad", "maximize", "differentiable")
+        )
+        if not self.is_plain:
+            return
+        self.lr, (self.beta1, self.beta2), self.eps = float(group["lr"]), group["betas"], group["eps"]
+        for parameter in self.parameters:
+            if not optimizer.state[parameter]:
+                begun = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **begun}
+        states = [optimizer.state[parameter] for parameter in self.parameters]
+        self.state = [[state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")]
+
+    def __call__(self, loss: Tensor, max_grad_norm: float | None = None) -> None:
+        """One step; given ``max_grad_norm``, the gradient is clipped to it."""
+        gradients = list(ranks.mean(torch.autograd.grad(loss, self.parameters)))
+        if max_grad_norm is not None:
+            norm = torch.nn.utils.get_total_norm(gradients)
+            scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * scale for gradient in gradients]
+        if torch.compiler.is_compiling():
+            self._step(gradients)
+            return
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _step(self, gradients: list[Tensor]) -> None:
+        means, squares, steps = self.state
+        for step in steps:
+            step += 1
+        scale = self.lr / (1 - self.beta1 ** steps[0])
+        root = (1 - self.beta2 ** steps[0]).sqrt()
+        for parameter, gradient, mean, square in zip(self.parameters, gradients, means, squares, strict=True):
+            mean.lerp_(gradient, 1 - self.beta1)
+            square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+            parameter -= scale * mean / (square.sqrt() / root + self.eps)
+
+
+def compiled(update: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    """``update`` as one graph, gradients and optimizer steps included; the same random numbers as without."""
+    torch.compiler.reset()  # what an earlier training of this process has compiled counts against a limit
+    torch._dynamo.config.trace_autograd_ops = True
+    options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
+    return torch.compile(update, fullgraph=True, dynamic=False, backend=backend, options=options)
