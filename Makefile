@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DEMO := $(BIN)/python -m dydiff fit --config configs/demo.yaml
 
-.PHONY: demo demo-base test test-d4rl faults check install
+.PHONY: demo demo-base test test-d4rl faults bench bench-peers check install
 
 install: .venv/installed
 
@@ -30,6 +30,14 @@ test-d4rl: install  ## the loader against the d4rl package itself, which is inst
 
 faults: install  ## kill runs at random moments (FAULT_KILLS of them), and see whether they end as one left alone
 	$(BIN)/python tests/faults.py
+
+bench: install  ## how fast, against what: writes benchmarks/results.csv; with d3rlpy where bench-peers was made before
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
+bench-peers:  ## d3rlpy in an environment of its own
+	$(PYTHON) -m venv .venv-d3rlpy
+	.venv-d3rlpy/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-d3rlpy/bin/python -m pip install --quiet d3rlpy==2.8.1
 
 check: install  ## style and types
 	$(BIN)/ruff format --check .

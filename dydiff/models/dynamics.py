@@ -34,6 +34,7 @@ class DynamicsEnsemble(PretrainedModule):
     """
 
     elites: Tensor
+    _chosen: EnsembleMLP
 
     def __init__(
         self,
@@ -59,15 +60,19 @@ class DynamicsEnsemble(PretrainedModule):
         self.min_logvar = nn.Parameter(torch.full((obs_dim,), -10.0))
         self.register_buffer("elites", torch.arange(num_elites))
         self._holdout_errors: list[Tensor] = []
+        self._elites_of: tuple[tuple[int, int], ...] | None = None
 
     def fit_statistics(self, episodes: Episodes) -> None:
         data = episodes.transitions
         self.input_normalizer.fit_standard(data.obs, data.act)
         self.change_normalizer.fit_standard(data.next_obs - data.obs, floor=1e-6)
 
-    def predict(self, obs: Tensor, act: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the standardised change, ``[M, B, O]``, of raw ``[M, B, O]`` and ``[M, B, A]``."""
-        output = self.network(self.input_normalizer(torch.cat([obs, act], dim=-1)), members)
+    def predict(self, obs: Tensor, act: Tensor, network: EnsembleMLP | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the standardised change, ``[M, B, O]``, of raw ``[M, B, O]`` and ``[M, B, A]``.
+
+        By all members, or by those of ``network``.
+        """
+        output = (network or self.network)(self.input_normalizer(torch.cat([obs, act], dim=-1)))
         mean, logvar = output.chunk(2, dim=-1)
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
         logvar = self.min_logvar + F.softplus(logvar - self.min_logvar)
@@ -126,10 +131,21 @@ class DynamicsEnsemble(PretrainedModule):
         order = torch.randperm(count, generator=generator, device=obs.device)
         padded = order[torch.arange(-(-count // num_elites) * num_elites, device=obs.device) % count]
         mean, logvar = self.predict(
-            obs[padded].unflatten(0, (num_elites, -1)), act[padded].unflatten(0, (num_elites, -1)), self.elites
+            obs[padded].unflatten(0, (num_elites, -1)),
+            act[padded].unflatten(0, (num_elites, -1)),
+            self._elite_network(),
         )
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         change = self.change_normalizer.inverse(mean + (logvar / 2).exp() * noise).flatten(0, 1)[:count]
         next_obs = torch.empty_like(obs)
         next_obs[order] = obs[order] + change
         return next_obs
+
+    def _elite_network(self) -> EnsembleMLP:
+        """The elites by themselves; picking them out anew in every step would copy all their weights."""
+        sources = (self.elites, *self.network.parameters())
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in sources)
+        if self._elites_of != state:
+            object.__setattr__(self, "_chosen", self.network.select(self.elites))  # not among this module's weights
+            self._elites_of = state
+        return self._chosen

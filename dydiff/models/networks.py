@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -52,6 +53,15 @@ class EnsembleMLP(nn.Module):
         pairs = pairwise(sizes)
         self.layers = nn.ModuleList(EnsembleLinear(num_members, size_in, size_out) for size_in, size_out in pairs)
         self.activation = activation()
+
+    def select(self, members: Tensor) -> "EnsembleMLP":
+        """A copy that has only the perceptrons at ``members [M]``, frozen."""
+        chosen = deepcopy(self).requires_grad_(False)
+        for layer in chosen.layers:
+            assert isinstance(layer, EnsembleLinear)
+            layer.weight = nn.Parameter(layer.weight[members], requires_grad=False)
+            layer.bias = nn.Parameter(layer.bias[members], requires_grad=False)
+        return chosen
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """``x [M, B, input]`` to ``[M, B, output]``; see :meth:`EnsembleLinear.forward`."""
