@@ -237,6 +237,24 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(place, agent):
         assert scalars(2)[tag] == scalars(0)[tag][-len(scalars(2)[tag]) :]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_compiled_updates_train_the_same_agent_and_go_on(place, caplog):
+    caplog.set_level("INFO")
+    assert fit("--compile=true", "--name=compiled") == 0
+    assert "Compiled in" in caplog.text
+    assert fit("--compile=true", "--name=short", "--trainer.max_epochs=1") == 0
+    assert fit("--compile=true", "--name=short", "--ckpt_path=last") == 0
+    assert fit("--compile=false", "--name=plain") == 0
+    compiled, gone_on, plain = (
+        torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True)
+        for name in ("compiled", "short", "plain")
+    )
+    for part in ("state_dict", "optimizer_states", "MixedDataModule"):
+        torch.testing.assert_close(gone_on[part], compiled[part], atol=0, rtol=0, msg=part)
+    assert compiled["global_step"] == plain["global_step"] == 18
+    torch.testing.assert_close(compiled["state_dict"], plain["state_dict"], atol=1e-5, rtol=1e-4)
+
+
 def test_data_made_once_are_made_again_and_not_kept_in_checkpoints(place):
     write_yaml(Path("pretrain/transitions.yaml"), part_config(
         "transition_diffusion.TransitionDiffusion", "TransitionDataModule", width=16, num_layers=2))  # fmt: skip

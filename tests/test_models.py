@@ -16,6 +16,7 @@ from dydiff.errors import UserError
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
+from dydiff.models.networks import Mish
 from dydiff.models.normalizer import Normalizer
 from dydiff.models.pretrained import load_weights
 from dydiff.models.reward import RewardModel
@@ -202,3 +203,12 @@ def test_dynamics_never_sees_the_next_episodes_first_state():
     """The linear world's terminal rows obey the dynamics only if their own next state is used."""
     data = episodes()
     torch.testing.assert_close(data.transitions.next_obs, true_step(data.transitions.obs, data.transitions.act))
+
+
+def test_compiled_mish_is_mish():
+    x = torch.cat([torch.linspace(-90, 90, 20_001), torch.tensor([0.0, 1e-30])]).requires_grad_()
+    mish = torch.compile(Mish(), backend="aot_eager")
+    ours, theirs = mish(x), torch.nn.functional.mish(x)
+    torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=2e-6)
+    (slope,), (expected,) = (torch.autograd.grad(y.sum(), x) for y in (ours, theirs))
+    torch.testing.assert_close(slope, expected, atol=1e-6, rtol=1e-5)

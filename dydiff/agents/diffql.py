@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dydiff import ranks
 from dydiff.agents.base import Agent
@@ -14,6 +14,7 @@ from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.agents.diffusion_policy import DiffusionPolicy
 from dydiff.data.episodes import Transitions
 from dydiff.errors import UserError
+from dydiff.models.networks import Mish
 
 
 class DiffQL(Agent):
@@ -80,7 +81,7 @@ class DiffQL(Agent):
         self.lr = lr
         self.policy_network = DiffusionPolicy(obs_dim, act_dim, hidden_sizes, num_diffusion_steps)
         self.ema_policy_network = deepcopy(self.policy_network).requires_grad_(False)
-        self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes, nn.Mish)
+        self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes, Mish)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         # The same noise in every state makes the evaluated action a function of the state.
         noises = torch.randn(num_diffusion_steps, num_candidates, act_dim, generator=torch.Generator().manual_seed(0))

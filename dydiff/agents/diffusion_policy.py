@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dydiff import ranks
-from dydiff.models.networks import NoiseEmbedding, mlp
+from dydiff.models.networks import Mish, NoiseEmbedding, mlp
 
 
 class VPSchedule(nn.Module):
@@ -74,7 +74,7 @@ class DiffusionPolicy(nn.Module):
         self.num_steps = num_steps
         self.schedule = VPSchedule(num_steps)
         self.step_embedding = NoiseEmbedding(16, scale=1.0)
-        self.network = mlp((act_dim + 16 + obs_dim, *hidden_sizes, act_dim), nn.Mish)
+        self.network = mlp((act_dim + 16 + obs_dim, *hidden_sizes, act_dim), Mish)
 
     def predict_noise(self, obs: Tensor, noised: Tensor, step: Tensor) -> Tensor:
         """Noise ``[N, A]`` in actions ``noised [N, A]`` at steps ``[N]``."""

@@ -6,6 +6,7 @@ from copy import deepcopy
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -15,6 +16,17 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> 
     for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+class Mish(nn.Module):
+    """``x tanh(softplus(x))``; compiled, by one exponential and a division in the place of three slow functions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return F.mish(x)
+        exponential = x.clamp(max=20.0).exp()  # beyond, the factor is 1 in float32
+        part = exponential * (exponential + 2)
+        return x * (part / (part + 2))
 
 
 class EnsembleLinear(nn.Module):
@@ -84,7 +96,7 @@ class NoiseEmbedding(nn.Module):
         super().__init__()
         exponents = torch.linspace(0, math.log(10_000), dim // 2)
         self.register_buffer("frequencies", scale * torch.exp(-exponents), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
+        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), Mish(), nn.Linear(4 * dim, dim))
 
     def forward(self, noise: Tensor) -> Tensor:
         """Levels ``[B]`` to ``[B, dim]``."""
