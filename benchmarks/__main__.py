@@ -153,7 +153,7 @@ def drafts(count: int = 512, length: int = 20) -> Variants:
     }
 
 
-def evaluation(task: Task, episodes: int = 10, steps: int = 300) -> Variants:
+def evaluation(task: Task, episodes: int = 10, steps: int = 1000) -> Variants:
     """Environment steps of an evaluation; episodes last ``steps``."""
     task = replace(task, episode_limit=steps)
     agent = TD3BC(task.obs_dim, task.act_dim).eval()
