@@ -29,6 +29,7 @@ from dydiff.models.pretrained import PretrainedModule
 from dydiff.parser import Parser
 from dydiff.pretraining import Part, Parts, class_of, make_absolute, part_directory, plain
 from dydiff.rollout.base import Synthesizer
+from dydiff.run_folders import claim_version, find_last
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
@@ -240,27 +241,6 @@ class _Parsed(DyDiffCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
-
-
-def claim_version(folder: Path) -> int:
-    """Make the first ``version_N`` that is not there; of runs that start together, each gets its own."""
-    version = 0
-    while True:
-        try:
-            (folder / f"version_{version}").mkdir(parents=True)
-        except FileExistsError:
-            version += 1
-        else:
-            return version
-
-
-def find_last(folder: Path) -> tuple[int | None, str | None]:
-    """Version and checkpoint of the newest run in ``folder`` that has one, to go on from; ``None`` where none has."""
-    versions = sorted(
-        (int(path.parent.parent.name.removeprefix("version_")), str(path))
-        for path in folder.glob("version_*/checkpoints/last.ckpt")
-    )
-    return versions[-1] if versions else (None, None)
 
 
 def _check_hyperparameters(checkpoint: dict[str, Any], model: Namespace) -> None:

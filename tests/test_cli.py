@@ -20,7 +20,8 @@ from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.collect import collect_episodes
-from dydiff.lightning_cli import claim_version, make_source, parse_fit
+from dydiff.lightning_cli import make_source, parse_fit
+from dydiff.run_folders import claim_version
 
 CONFIGS = ROOT / "configs"
 
