@@ -92,7 +92,7 @@ def updates(make: Callable[[Task], Agent], task: Task, peer: str | None, count: 
         "eager": (timed(bare(None)), count),
         f"lightning, K = {count}": (SteppedFit(partial(fit, "inductor"), 1), count),
     }
-    if make(task).__class__ is TD3BC:
+    if isinstance(make(task), TD3BC):
         variants["naive lightning"] = (SteppedFit(naive, count), count)
     python = HERE.parent / ".venv-d3rlpy/bin/python"
     if peer is not None and python.exists():
@@ -212,7 +212,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     results: list[Result] = []
     for case in chosen:
-        results += measure(case, 1, CASES[case](), ROUNDS)
+        results += measure(case, CASES[case](), ROUNDS)
     if chosen == list(CASES):
         with (HERE / "results.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Result)])

@@ -39,13 +39,12 @@ def timed(work: Callable[[], Any]) -> Slice:
     return run
 
 
-def measure(case: str, amount: int, variants: dict[str, tuple[Slice, int]], rounds: int) -> list[Result]:
+def measure(case: str, variants: dict[str, tuple[Slice, int]], rounds: int) -> list[Result]:
     """Time all variants in turn, ``rounds`` times.
 
     Args:
         case: Name of the case.
-        amount: Units of work (updates, trajectories, environment steps) that a speed of 1 does in a second.
-        variants: Name to a slice and the units of work that it does.
+        variants: Name to a slice and the units of work (updates, environment steps) that it does.
         rounds: Slices of each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -57,7 +56,7 @@ def measure(case: str, amount: int, variants: dict[str, tuple[Slice, int]], roun
     results = []
     for name, (_, units) in variants.items():
         low, middle, high = statistics.quantiles(seconds[name], n=4)
-        results.append(Result(case, name, units / amount / middle, (high - low) / middle))
+        results.append(Result(case, name, units / middle, (high - low) / middle))
     speeds = {result.variant: result.per_second for result in results}
     for result in results:
         if "floor" in speeds:

@@ -14,13 +14,11 @@ class LastCheckpoint(Checkpoint):
         every_n_epochs: Epochs from one save to the next; the last epoch is saved always.
 
     Attributes:
-        path: The newest checkpoint, or ``None``.
         seconds: Spent on saving so far.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
-        self.path: Path | None = None
         self.seconds = 0.0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -31,6 +29,5 @@ class LastCheckpoint(Checkpoint):
         begin = time.perf_counter()
         for logger in trainer.loggers:  # what was logged before the checkpoint is not logged again after it
             logger.save()
-        self.path = Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt")
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt"))
         self.seconds += time.perf_counter() - begin

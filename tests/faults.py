@@ -22,7 +22,6 @@ import callbacks
 import dydiff.agents.base
 import dydiff.agents.td3bc
 import dydiff.checkpoints
-import dydiff.envs.evaluation
 import dydiff.lightning_cli
 import dydiff.models.pretrained
 import dydiff.rollout.dydiff
@@ -133,11 +132,6 @@ def differences(one, other, path=""):
             yield path
     elif one != other:
         yield f"{path}: {one} and {other}"
-
-
-def leftovers(folder):
-    """Files under a temporary name."""
-    return list(folder.rglob("*.part"))
 
 
 def kill_at_random(kills, seed=0):

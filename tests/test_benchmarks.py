@@ -26,7 +26,7 @@ def test_the_floor_is_the_products_of_the_work():
 def test_ratios_are_those_of_the_medians(capsys):
     seconds = {"floor": iter([1.0] * 9), "slow": iter([9.0, 2.0, 2.0, 2.0, 50.0, 2.0, 2.0, 2.0, 2.0])}
     variants = {name: ((lambda times=times: next(times)), 10) for name, times in seconds.items()}
-    floor, slow = measure("case", 1, variants, rounds=8)
+    floor, slow = measure("case", variants, rounds=8)
     assert (floor.per_second, slow.per_second) == (10, 5)
     assert slow.ratio_to_floor == pytest.approx(0.5) and slow.ratio_to_naive_lightning is None
     assert "0.50 of floor" in capsys.readouterr().out
