@@ -10,6 +10,7 @@ from typing import Any
 
 from dydiff import ranks
 from dydiff.agents.base import Agent
+from dydiff.analysis.error_table import error_table
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.maze_trajectories import maze_trajectories
 from dydiff.analysis.transition_quality import transition_quality
@@ -25,6 +26,7 @@ from dydiff.tables import show_line
 
 ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
+    "error_table": error_table,
     "transition_quality": transition_quality,
     "maze_trajectories": maze_trajectories,
 }
@@ -34,30 +36,37 @@ COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d, "locomot
 def analyze(name: str, args: Sequence[str]) -> None:
     """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
     measure = ANALYSES[name]
-    parser = _parser("analyze", name, measure)
-    parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
-    parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
     takes = inspect.signature(measure).parameters
+    parser = _parser("analyze", name, measure)
+    if "source" not in takes:  # of what other analyses wrote
+        _call(measure, parser, args)
+        return
+    Parts.add_arguments(parser)
+    parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
     if "agent" in takes:
         parser.add_subclass_arguments(Agent, "agent", required=takes["agent"].default is takes["agent"].empty)
         parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
         parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
     config = parser.parse_args(list(args))
-    parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit)
+    parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit, config.parts_seed)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
     parts.train_and_load(train_part)
-    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir")})
+    measure(**{key: value for key, value in made.items() if key in takes})
 
 
 def collect(name: str, args: Sequence[str]) -> None:
     """``collect <what>``: make a dataset."""
     make = COLLECTORS[name]
-    parser = _parser("collect", name, make)
-    parser.add_function_arguments(make)
-    config = parser.parse_args(list(args))
-    path = make(**{key: value for key, value in config.items() if key != "config"})
+    path = _call(make, _parser("collect", name, make), args)
     show_line(f"Written to {path}; use it with --data.source.path {path}")
+
+
+def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str]) -> Any:
+    """Call a function with its arguments from the command line."""
+    parser.add_function_arguments(function)
+    config = parser.parse_args(list(args))
+    return function(**{key: value for key, value in config.items() if key != "config"})
 
 
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], Mapping[str, Callable[..., Any]]]] = {

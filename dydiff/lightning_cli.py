@@ -85,7 +85,7 @@ class DyDiffCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
+        Parts.add_arguments(parser)
         parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
         parser.add_argument(
             "--compile",
@@ -141,7 +141,9 @@ class DyDiffCLI(LightningCLI):
                 config.ckpt_path = str(self.part.interrupted)
         machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
         options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
-        self.parts = Parts(self.source, config.data.init_args.source, config.runs_dir, parse_fit, options)
+        self.parts = Parts(
+            self.source, config.data.init_args.source, config.runs_dir, parse_fit, config.parts_seed, options
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")

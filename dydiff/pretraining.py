@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.callbacks import ProgressBar
 
@@ -74,6 +74,7 @@ class Parts(list[Part]):
         source_config: Its config, for the commands that train the parts.
         runs_dir: Folder of all runs.
         parse: Parses a command of ``fit`` without running it.
+        seed: The seed that the parts are trained with; ``None`` leaves them their configs' own.
         options: Further options of those commands.
     """
 
@@ -83,6 +84,7 @@ class Parts(list[Part]):
         source_config: Namespace,
         runs_dir: str,
         parse: Callable[[list[str]], Namespace],
+        seed: int | None = None,
         options: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
@@ -90,6 +92,16 @@ class Parts(list[Part]):
         self.runs_dir = runs_dir
         self._parse = parse
         self._options = ("--runs_dir", runs_dir, "--data.init_args.source", json.dumps(plain(source_config)), *options)
+        if seed is not None:
+            self._options += ("--seed_everything", str(seed))
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        """What a command that may train parts takes."""
+        parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
+        parser.add_argument(
+            "--parts_seed", type=int | None, help="Seed of the pretrained parts; null: their configs' own, usually 0."
+        )
 
     def make_synthesizer(self, synthesizer_class: type[Synthesizer], *args: Any, **kwargs: Any) -> Synthesizer:
         """A synthesizer with modules, still untrained, in the place of config paths."""

@@ -48,7 +48,7 @@ class ExactDynamics(nn.Module):
         super().__init__()
         self.bias = bias
 
-    def step(self, obs, act, generator=None):
+    def step(self, obs, act, generator=None, sample=True):
         return true_step(obs, act) + self.bias
 
 

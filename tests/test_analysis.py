@@ -67,10 +67,10 @@ def test_synthesizers_of_different_lengths_are_refused(episodes):
 
 
 def test_crossing_is_the_first_step_that_stays_below():
-    reference = Curve("recorded", "reference", torch.full((1, 5), 1.0))
+    reference = Curve("recorded", "reference", torch.full((1, 5), 1.0), 0.0)
 
     def against(*errors):
-        return crossing(Curve("recorded", "other", torch.tensor([errors])), reference)
+        return crossing(Curve("recorded", "other", torch.tensor([errors]), 0.0), reference)
 
     assert against(2.0, 0.5, 2.0, 0.5, 0.5) == 4
     assert against(0.5, 0.5, 0.5, 0.5, 0.5) == 1

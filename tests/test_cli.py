@@ -1,5 +1,6 @@
 """Whole runs through the command line, on tiny models."""
 
+import csv
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import QUIET, part_config, write_yaml
 
-from dydiff.cli import main
+from dydiff.cli import ANALYSES, main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
@@ -397,6 +398,30 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     assert Path("runs/horizon_error/hopper.png").stat().st_size > 5000
 
 
+def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
+    source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    draft = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+        "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
+    clipped = {**draft, "init_args": {**draft["init_args"], "sample_states": False, "clip_states": True}}
+    write_yaml(Path("error.yaml"), {
+        "source": source, "synthesizers": {"draft": draft, "clipped": clipped}, "holdout_fraction": 0.5})  # fmt: skip
+    for seed in ("0", "1"):
+        made = ["--parts_seed", seed, "--out", f"errors/{seed}"]
+        assert main(["analyze", "horizon_error", "--config", "error.yaml", *made]) == 0
+    assert len([path for path in Path("runs/parts").iterdir() if path.name.startswith("dyn-")]) == 2
+    table = ["analyze", "error_table", "--folder", "errors", "--reference", "draft", "--out", "table.md"]
+    assert main(table) == 0
+    read = [list(csv.DictReader(path.open())) for path in sorted(Path("errors").glob("*/hopper_summary.csv"))]
+    drafts = [float(rows[0]["mean"]) for rows in read]
+    lines = Path("table.md").read_text().splitlines()
+    assert lines[0] == "### hopper, recorded"
+    assert lines[4].startswith(f"| draft | 2 | {np.mean(drafts):.3g} ± {np.std(drafts, ddof=1):.2g} |")
+    ratios = [float(rows[1]["mean"]) / float(rows[0]["mean"]) for rows in read]
+    assert f"| {np.mean(ratios):.3g} ± {np.std(ratios, ddof=1):.2g} |" in lines[5]
+    assert main([*table, "--reference", "nobody"]) == 2
+    assert main([*table, "--folder", "pretrain"]) == 2
+
+
 def test_analyze_compares_transitions(place, capsys):
     model, size = "transition_diffusion.TransitionDiffusion", {"width": 16, "num_layers": 2}
     write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", **size))
@@ -439,7 +464,7 @@ def test_every_shipped_config_is_valid(path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("analyze/*.yaml")), ids=lambda path: path.stem)
 def test_every_analysis_config_is_valid(path):
     with pytest.raises(SystemExit) as ended:
-        main(["analyze", path.stem.removesuffix("_small"), "--config", str(path), "--print_config"])
+        main(["analyze", next(filter(path.stem.startswith, ANALYSES)), "--config", str(path), "--print_config"])
     assert ended.value.code == 0
 
 

@@ -1,14 +1,16 @@
 """Algorithm 1 in a world where the right answer is known, and the filters."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear import ExactDenoiser, ExactDynamics, ExactReward, policy, true_reward, true_rollout
+from linear import ExactDenoiser, ExactDynamics, ExactReward, episodes, policy, true_reward, true_rollout
 
 from dydiff.data.episodes import Trajectories
+from dydiff.data.tasks import HOPPER, never
 from dydiff.errors import UserError
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
@@ -68,6 +70,37 @@ def test_state_blend_is_the_share_of_the_new_states():
     draft = blended.draft(policy, start)[0]
     new = taken.synthesize(policy, start)[0].obs
     torch.testing.assert_close(blended.synthesize(policy, start)[0].obs[:, :-1], (draft + new)[:, :-1] / 2)
+
+
+class Source:
+    """Stands in for a dataset: the linear world's."""
+
+    task = replace(HOPPER, terminated=never)
+
+    def load(self):
+        return episodes()
+
+
+def test_clipped_drafts_stay_within_the_data():
+    data = episodes().transitions
+    low, high = torch.stack([data.obs, data.next_obs]).flatten(0, 1).aminmax(dim=0)
+    runaway = Autoregressive(ExactDynamics(bias=0.5), ExactReward(), 20, clip_states=True)
+    runaway.attach(Source())
+    made = runaway.synthesize(policy, data.obs[:6])[0].obs
+    assert (made >= low).all() and (made <= high).all() and (made == high).any()
+    first = true_rollout(data.obs[:6], policy(data.obs[:6])[:, None])[:, 1] + 0.5
+    torch.testing.assert_close(made[:, 1], first.clamp(low, high))
+
+
+def test_drafts_of_means_have_no_noise():
+    """One elite leaves no other choice to make."""
+    ensemble = DynamicsEnsemble(3, 2, num_members=1, num_elites=1)
+    start = torch.randn(5, 3)
+    for sample_states, alike in ((False, True), (True, False)):
+        synthesizer = Autoregressive(ensemble, ExactReward(), 3, sample_states=sample_states)
+        seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        first, second = (synthesizer.draft(policy, start, generator)[0] for generator in seeds)
+        assert torch.allclose(first, second, atol=1e-5) == alike
 
 
 @pytest.mark.parametrize("length", [1, 2, 10])

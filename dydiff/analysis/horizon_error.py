@@ -1,6 +1,7 @@
 """Model error over the horizon, against the real environment (the paper's Fig. 3)."""
 
 import csv
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +28,13 @@ class Curve(NamedTuple):
         synthesizer: Its name.
         errors: Squared error of the standardised states, mean over dimensions, ``[W, L]``; NaN after the real episode
             has ended.
+        seconds: Time that making them took.
     """
 
     actions: str
     synthesizer: str
     errors: Tensor
+    seconds: float
 
     @property
     def mean(self) -> Tensor:
@@ -55,7 +58,7 @@ def measure(
     """Make states by each synthesizer from held-out states, and compare them with the real environment's.
 
     Args:
-        synthesizers: By name; all of the same ``rollout_length``.
+        synthesizers: By name, attached to their dataset; all of the same ``rollout_length``.
         task: Their task; its environment is the truth.
         episodes: Where the windows come from; not the models' training episodes.
         policy: A policy to measure with besides the recorded actions.
@@ -83,11 +86,12 @@ def measure(
         obs, act, valid = truth
         curves = []
         for name, synthesizer in synthesizers.items():
-            synthesizer.terminated = task.terminated
             shown = policy if actions == "on-policy" else RecordedActions(act)
+            begin = time.perf_counter()
             made = synthesizer.synthesize(shown, start, torch.Generator().manual_seed(seed))[0]
+            seconds = time.perf_counter() - begin
             errors = ((made.obs[:, 1:horizon] - obs[:, 1:horizon]) / scale).square().mean(-1)
-            curves.append(Curve(actions, name, errors.masked_fill(~valid[:, : horizon - 1], torch.nan)))
+            curves.append(Curve(actions, name, errors.masked_fill(~valid[:, : horizon - 1], torch.nan), seconds))
         return curves
 
     recorded = RecordedActions(windows.act)
@@ -117,6 +121,17 @@ def write_csv(curves: list[Curve], path: Path) -> None:
             for step, values in enumerate(zip(curve.mean, curve.median, counts, strict=True), start=1):
                 mean, median, count = (value.item() for value in values)
                 rows.writerow([curve.actions, curve.synthesizer, step, f"{mean:.6g}", f"{median:.6g}", count])
+
+
+def write_summary(curves: list[Curve], path: Path) -> None:
+    """One row for each curve, for :func:`~dydiff.analysis.error_table.error_table`: ``actions, synthesizer, mean,
+    median, last_step, seconds``; mean and median over windows, then averaged over steps."""
+    with replacing(path) as part, part.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["actions", "synthesizer", "mean", "median", "last_step", "seconds"])
+        for curve in curves:
+            figures = (curve.mean.nanmean(), curve.median.nanmean(), curve.mean[-1], curve.seconds)
+            rows.writerow([curve.actions, curve.synthesizer, *(f"{float(figure):.6g}" for figure in figures)])
 
 
 def plot(curves: list[Curve], path: Path, title: str) -> None:
@@ -152,7 +167,8 @@ def horizon_error(
 ) -> None:
     """Measure model error over the horizon against the real environment, as the paper's Fig. 3.
 
-    Writes ``<out>/<dataset>.csv`` and ``<out>/<dataset>.png``, and prints where curves cross the first synthesizer's.
+    Writes ``<out>/<dataset>.csv``, ``<out>/<dataset>_summary.csv`` and ``<out>/<dataset>.png``, and prints where curves
+    cross the first synthesizer's.
 
     Args:
         source: The dataset; its held-out episodes give the start states and the recorded actions.
@@ -173,10 +189,13 @@ def horizon_error(
         load_agent(agent, checkpoint, source.task)
     episodes = source.load()
     held_out = episodes.select(episodes.split(holdout_fraction)[1])
+    for synthesizer in synthesizers.values():
+        synthesizer.attach(source)
     with torch.no_grad():
         curves = measure(synthesizers, source.task, held_out, agent and agent.policy(sample=False), num_windows, seed)
     folder = Path(out)
     write_csv(curves, folder / f"{source.name}.csv")
+    write_summary(curves, folder / f"{source.name}_summary.csv")
     plot(curves, folder / f"{source.name}.png", source.name)
     for curve in curves:
         reference = next(first for first in curves if first.actions == curve.actions)

@@ -114,8 +114,8 @@ class DynamicsEnsemble(PretrainedModule):
         groups.append({"params": [self.max_logvar, self.min_logvar]})
         return torch.optim.Adam(groups, self.lr, fused=True)
 
-    def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Sample the next state of each row from one elite, drawn anew for each row and call (eq. 6).
+    def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
+        """The next state of each row by one elite, drawn anew for each row and call (eq. 6).
 
         The rows are dealt out evenly to the elites in random order, so only the chosen elite computes for a row.
 
@@ -123,6 +123,7 @@ class DynamicsEnsemble(PretrainedModule):
             obs: Raw states ``[N, O]``.
             act: Actions ``[N, A]``.
             generator: Source of elites and noise.
+            sample: Sample the elite's Gaussian, or take its mean.
 
         Returns:
             Raw next states ``[N, O]``.
@@ -135,8 +136,9 @@ class DynamicsEnsemble(PretrainedModule):
             act[padded].unflatten(0, (num_elites, -1)),
             self._elite_network(),
         )
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        change = self.change_normalizer.inverse(mean + (logvar / 2).exp() * noise).flatten(0, 1)[:count]
+        if sample:
+            mean = mean + (logvar / 2).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
+        change = self.change_normalizer.inverse(mean).flatten(0, 1)[:count]
         next_obs = torch.empty_like(obs)
         next_obs[order] = obs[order] + change
         return next_obs

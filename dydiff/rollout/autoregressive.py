@@ -4,7 +4,7 @@ import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
 
-from dydiff.data.episodes import Trajectories
+from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.errors import UserError
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
@@ -18,13 +18,23 @@ class Autoregressive(Synthesizer):
         dynamics: Single-step model, or the config that trains it.
         reward: Reward model, or the config that trains it.
         rollout_length: Steps of a trajectory (L).
+        sample_states: Sample the next state (the paper), or take the chosen elite's mean.
+        clip_states: Keep the states of the draft within the range of the data, in each dimension.
 
     Raises:
         UserError: ``rollout_length`` below 1.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(
-        self, dynamics: DynamicsEnsemble | Path_fr, reward: RewardModel | Path_fr, rollout_length: int = 100
+        self,
+        dynamics: DynamicsEnsemble | Path_fr,
+        reward: RewardModel | Path_fr,
+        rollout_length: int = 100,
+        sample_states: bool = True,
+        clip_states: bool = False,
     ) -> None:
         super().__init__()
         if rollout_length < 1:
@@ -32,6 +42,14 @@ class Autoregressive(Synthesizer):
         self.dynamics = module_of(dynamics)
         self.reward = module_of(reward)
         self.rollout_length = rollout_length
+        self.sample_states = sample_states
+        self.clip_states = clip_states
+
+    def attach(self, source: EpisodeSource) -> None:
+        super().attach(source)
+        data = source.load().transitions
+        self.register_buffer("low", torch.minimum(data.obs.amin(0), data.next_obs.amin(0)), persistent=False)
+        self.register_buffer("high", torch.maximum(data.obs.amax(0), data.next_obs.amax(0)), persistent=False)
 
     @torch.no_grad()
     def synthesize(
@@ -46,8 +64,13 @@ class Autoregressive(Synthesizer):
         states, actions = [start_obs], []
         for _ in range(self.rollout_length):
             actions.append(policy(states[-1]))
-            states.append(self.dynamics.step(states[-1], actions[-1], generator))
+            states.append(self.step(states[-1], actions[-1], generator))
         return torch.stack(states, dim=1), torch.stack(actions, dim=1)
+
+    def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The states ``[N, O]`` that follow."""
+        next_obs = self.dynamics.step(obs, act, generator, self.sample_states)
+        return next_obs.clamp(self.low, self.high) if self.clip_states else next_obs
 
     def finish(self, obs: Tensor, act: Tensor) -> Trajectories:
         """Predict rewards, and cut after the first terminal state."""

@@ -29,6 +29,8 @@ class DyDiff(Autoregressive):
         state_blend: Share of the denoiser's states in the corrected ones, in (0, 1]; the rest stays as it was. The
             paper takes them whole; the authors' code blends by 0.5.
         sampler: How the denoiser is sampled; the default is the paper's, from pure noise.
+        sample_states: Sample the draft's states (the paper), or take the chosen elite's mean.
+        clip_states: Keep the states of the draft within the range of the data, in each dimension.
 
     Raises:
         UserError: A rollout longer than the denoiser's horizon, or a setting out of its range.
@@ -43,8 +45,10 @@ class DyDiff(Autoregressive):
         num_corrections: int = 2,
         state_blend: float = 1.0,
         sampler: EDMSampler | None = None,
+        sample_states: bool = True,
+        clip_states: bool = False,
     ) -> None:
-        super().__init__(dynamics, reward, rollout_length)
+        super().__init__(dynamics, reward, rollout_length, sample_states, clip_states)
         self.denoiser = module_of(denoiser)
         if rollout_length > self.denoiser.horizon:
             raise UserError(
@@ -83,5 +87,5 @@ class DyDiff(Autoregressive):
         sampled = self.denoiser.sample_states(window, act, self.sampler, generator)
         states = torch.lerp(window, sampled, self.state_blend)
         actions = policy(states.flatten(0, 1)).unflatten(0, states.shape[:2])
-        last = self.dynamics.step(states[:, -1], actions[:, -1], generator)
+        last = self.step(states[:, -1], actions[:, -1], generator)
         return torch.cat([states, last[:, None]], dim=1), actions

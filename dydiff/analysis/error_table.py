@@ -1,0 +1,78 @@
+"""The horizon errors of several seeds of models, in one table."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, stdev
+
+from dydiff.errors import UserError
+from dydiff.files import replacing
+
+_SUFFIX = "_summary.csv"
+Summary = dict[tuple[str, str, str], list[dict[str, float]]]
+"""By dataset, actions and synthesizer: the figures of each seed."""
+
+
+def error_table(folder: str, reference: str, out: str) -> None:
+    """Tabulate what ``horizon_error`` wrote for several seeds of models, against one of its synthesizers.
+
+    Writes a Markdown table for each dataset and kind of actions: mean and median error over windows, averaged over
+    steps, each as mean ± standard deviation over seeds; the mean error divided by the reference's of the same seed; and
+    the time divided by the reference's.
+
+    Args:
+        folder: Folder with a folder for each seed, each the ``out`` of a run of ``horizon_error``.
+        reference: Name of the synthesizer to divide by.
+        out: Markdown file to write.
+
+    Raises:
+        UserError: Nothing to tabulate, or no such reference.
+    """
+    summary = read_summaries(Path(folder))
+    lines = []
+    for dataset, actions in dict.fromkeys(key[:2] for key in summary):
+        methods = {key[2]: figures for key, figures in summary.items() if key[:2] == (dataset, actions)}
+        if reference not in methods:
+            raise UserError(f"There is no '{reference}' among the synthesizers of {dataset}: {', '.join(methods)}.")
+        lines += [f"### {dataset}, {actions}\n", *_rows(methods, reference), ""]
+    with replacing(Path(out)) as part:
+        part.write_text("\n".join(lines))
+    print(f"Written to {out}")
+
+
+def read_summaries(folder: Path) -> Summary:
+    """All summaries in the folders of ``folder``, in the order of their names.
+
+    Raises:
+        UserError: There is none.
+    """
+    summary: Summary = defaultdict(list)
+    for path in sorted(folder.glob(f"*/*{_SUFFIX}")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                key = path.name.removesuffix(_SUFFIX), row.pop("actions"), row.pop("synthesizer")
+                summary[key].append({name: float(value) for name, value in row.items()})
+    if not summary:
+        raise UserError(f"{folder} has no folder with a {_SUFFIX[1:]} of `analyze horizon_error --out {folder}/NAME`.")
+    return summary
+
+
+def _rows(methods: dict[str, list[dict[str, float]]], reference: str) -> list[str]:
+    against = methods[reference]
+    header = f"| made by | seeds | mean | median | last step | mean, to {reference} | time, to {reference} |"
+    rows = [header, "|" + "---|" * 7]
+    for name, figures in methods.items():
+        spread = [_spread([each[key] for each in figures]) for key in ("mean", "median", "last_step")]
+        ratio, seconds = (
+            [mine[key] / theirs[key] for mine, theirs in zip(figures, against, strict=False)]
+            for key in ("mean", "seconds")
+        )
+        cells = [name, str(len(figures)), *spread, _spread(ratio), f"{fmean(seconds):.2f}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation, where there is more than one value."""
+    deviation = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{fmean(values):.3g}{deviation}"
