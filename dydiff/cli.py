@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.analysis.error_table import error_table
+from dydiff.analysis.heldout_error import heldout_error
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.maze_trajectories import maze_trajectories
 from dydiff.analysis.transition_quality import transition_quality
@@ -18,15 +21,17 @@ from dydiff.collect.locomotion import collect_locomotion
 from dydiff.collect.maze2d import collect_maze2d
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError, did_you_mean
-from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, train_part
+from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, parts_of, train_part
 from dydiff.parser import Parser, user_error
-from dydiff.pretraining import Parts
+from dydiff.pretraining import Parts, config_paths
 from dydiff.rollout.base import Synthesizer
+from dydiff.sweep.command import sweep
 from dydiff.tables import show_line
 
 ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
     "error_table": error_table,
+    "heldout_error": heldout_error,
     "transition_quality": transition_quality,
     "maze_trajectories": maze_trajectories,
 }
@@ -36,23 +41,62 @@ COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d, "locomot
 def analyze(name: str, args: Sequence[str]) -> None:
     """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
     measure = ANALYSES[name]
-    takes = inspect.signature(measure).parameters
-    parser = _parser("analyze", name, measure)
-    if "source" not in takes:  # of what other analyses wrote
-        _call(measure, parser, args)
+    if "source" not in inspect.signature(measure).parameters:  # it is of what other analyses wrote
+        _call(measure, _parser("analyze", name, measure), args)
         return
+    parser = _analysis_parser(name, measure)
+    config = parser.parse_args(list(args))
+    parts = _analysis_parts(config)
+    parser.add_instantiator(parts.make_synthesizer, Synthesizer)
+    made = parser.instantiate_classes(config)
+    parts.train_and_load(train_part)
+    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "parts_seed")})
+
+
+def _analysis_parser(name: str, measure: Callable[..., None]) -> Parser:
+    parser = _parser("analyze", name, measure)
+    takes = inspect.signature(measure).parameters
     Parts.add_arguments(parser)
     parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
     if "agent" in takes:
         parser.add_subclass_arguments(Agent, "agent", required=takes["agent"].default is takes["agent"].empty)
         parser.link_arguments("source", "agent.init_args.obs_dim", _obs_dim, apply_on="instantiate")
         parser.link_arguments("source", "agent.init_args.act_dim", _act_dim, apply_on="instantiate")
-    config = parser.parse_args(list(args))
-    parts = Parts(make_source(config.source), config.source, config.runs_dir, parse_fit, config.parts_seed)
-    parser.add_instantiator(parts.make_synthesizer, Synthesizer)
-    made = parser.instantiate_classes(config)
-    parts.train_and_load(train_part)
-    measure(**{key: value for key, value in made.items() if key in takes})
+    return parser
+
+
+def _analysis_parts(config: Namespace) -> Parts:
+    return Parts(make_source(config.source), config.source, config.runs_dir, parse_fit, config.parts_seed)
+
+
+def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
+    """Settings of a command, and the parts that it needs, without running it.
+
+    Raises:
+        UserError: A wrong setting, or a dataset that cannot be had.
+    """
+    try:
+        if args[0] == "analyze":
+            config = _analysis_parser(args[1], ANALYSES[args[1]]).parse_args(list(args[2:]))
+            parts = _analysis_parts(config)
+        else:
+            config = parse_fit(args)
+            parts = parts_of(config, make_source(config.data.init_args.source))
+        parts.source.load()
+        for path in config_paths(config):
+            parts.add(path)
+    except Exception as error:
+        raise user_error(error) or error from None
+    return config, parts
+
+
+def run_sweep(args: Sequence[str]) -> None:
+    """``sweep``: many runs; what follows ``--`` goes to each of them."""
+    end = args.index("--") if "--" in args else len(args)
+    own, extra = args[:end], args[end + 1 :]
+    parser = Parser(prog="python -m dydiff sweep", description=sweep.__doc__ or "")
+    parser.add_argument("-c", "--config", action="config")
+    _call(sweep, parser, own, check=check, extra=extra)
 
 
 def collect(name: str, args: Sequence[str]) -> None:
@@ -62,11 +106,11 @@ def collect(name: str, args: Sequence[str]) -> None:
     show_line(f"Written to {path}; use it with --data.source.path {path}")
 
 
-def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str]) -> Any:
-    """Call a function with its arguments from the command line."""
-    parser.add_function_arguments(function)
+def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **given: Any) -> Any:
+    """Call a function with its arguments from the command line, but for those that are given."""
+    parser.add_function_arguments(function, skip=set(given))
     config = parser.parse_args(list(args))
-    return function(**{key: value for key, value in config.items() if key != "config"})
+    return function(**{key: value for key, value in config.items() if key != "config"}, **given)
 
 
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], Mapping[str, Callable[..., Any]]]] = {
@@ -149,6 +193,8 @@ def main(args: Sequence[str] | None = None) -> int:
         arguments = _replacing_rollout(sys.argv[1:] if args is None else args)
         if arguments and arguments[0] in COMMANDS:
             _run_command(arguments[0], arguments[1:])
+        elif arguments and arguments[0] == "sweep":
+            run_sweep(arguments[1:])
         else:
             DyDiffCLI(arguments)
     except AlreadyTrained as nothing_to_do:

@@ -139,11 +139,7 @@ class DyDiffCLI(LightningCLI):
             if self.part.interrupted.is_file():
                 self.checkpoint = read_checkpoint(self.part.interrupted)
                 config.ckpt_path = str(self.part.interrupted)
-        machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
-        options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
-        self.parts = Parts(
-            self.source, config.data.init_args.source, config.runs_dir, parse_fit, config.parts_seed, options
-        )
+        self.parts = parts_of(config, self.source)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
@@ -169,7 +165,7 @@ class DyDiffCLI(LightningCLI):
         self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, self.log_dir)
-        self.seconds = self.parts.train_and_load(train_part)
+        self.seconds = self.parts.train_and_load(train_part, self.trainer.world_size)
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         if self.part is None:
@@ -267,6 +263,13 @@ def _check_hyperparameters(checkpoint: dict[str, Any], model: Namespace) -> None
 def parse_fit(args: Sequence[str]) -> Namespace:
     """The config of a ``fit`` command, defaults filled in; nothing is run."""
     return _Parsed(args).config.fit
+
+
+def parts_of(config: Namespace, source: EpisodeSource) -> Parts:
+    """The parts of a run, none of them found yet; they are trained on the run's own devices."""
+    machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
+    options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
+    return Parts(source, config.data.init_args.source, config.runs_dir, parse_fit, config.parts_seed, options)
 
 
 def train_part(args: Sequence[str]) -> None:

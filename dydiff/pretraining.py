@@ -4,16 +4,19 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
@@ -44,12 +47,14 @@ class Part:
         directory: Where it lies: named by the part, the dataset, and the key of both.
         module: The module that its weights go into; ``None`` where the part is itself what a command trains.
         command: The arguments that train it.
+        config: Their parsed form.
     """
 
     name: str
     directory: Path
     module: PretrainedModule | None = None
     command: tuple[str, ...] = ()
+    config: Namespace | None = None
 
     @property
     def weights(self) -> Path:
@@ -111,19 +116,33 @@ class Parts(list[Part]):
         return synthesizer_class(*args, **kwargs)
 
     def _module(self, path: Path) -> PretrainedModule:
+        part = self.add(path)
+        if part.module is None:
+            assert part.config is not None
+            with torch.random.fork_rng():  # the agent's first weights are the same with and without parts
+                part.module = _untrained_module(part.config, self.source, path)
+        return part.module
+
+    def add(self, path: Path) -> Part:
+        """The part of a config; its dataset is loaded and checked, its module is not made yet."""
         command = ("fit", "--config", str(path), *self._options)
         config = self._parse(list(command))
         directory = part_directory(path.stem, config, self.source, self.runs_dir)
-        known = next((part.module for part in self if part.directory == directory), None)
-        if known is not None:
-            return known
-        with torch.random.fork_rng():  # the agent's first weights are the same with and without parts
-            module = _untrained_module(config, self.source, path)
-        self.append(Part(path.stem, directory, module, command))
-        return module
+        known = next((part for part in self if part.directory == directory), None)
+        if known is None:
+            known = Part(path.stem, directory, None, command, config)
+            self.append(known)
+        return known
 
-    def train_and_load(self, run: Callable[[list[str]], object]) -> dict[str, float]:
+    def train_and_load(self, run: Callable[[list[str]], object], num_ranks: int = 1) -> dict[str, float]:
         """Train by ``run(command)`` what no earlier run has trained, and load all weights.
+
+        Of several runs that need the same part, one trains it and the others wait for it (runs on several ranks do
+        not look for others).
+
+        Args:
+            run: Runs a command of ``fit``, unless the part has been trained meanwhile.
+            num_ranks: Processes that train together.
 
         Returns:
             Seconds of each part that had to be trained.
@@ -132,11 +151,38 @@ class Parts(list[Part]):
         for part in self:
             if not part.trained:
                 begin = time.perf_counter()
-                run(list(part.command))
+                with nullcontext() if num_ranks > 1 else _only_one(part.directory):
+                    run(list(part.command))
                 seconds[part.name] = time.perf_counter() - begin
             assert part.module is not None
             load_weights(part.module, part.weights)
         return seconds
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Wait while another process trains the part of a folder; a holder that dies lets go."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        rank_zero_info(f"Waiting for another run that trains {directory.name} ...")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def config_paths(settings: Any) -> Iterator[Path]:
+    """The paths of parts' configs anywhere in parsed settings, which ``--config`` itself is not."""
+    if isinstance(settings, Path_fr):
+        yield Path(settings.absolute)
+    elif isinstance(settings, (Namespace, dict)):
+        for key, value in (vars(settings) if isinstance(settings, Namespace) else settings).items():
+            if key != "config":
+                yield from config_paths(value)
 
 
 def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir: str) -> Path:

@@ -17,6 +17,11 @@ def show_line(text: str) -> None:
     _console.print(text, markup=False)
 
 
+def show_table(table: Table) -> None:
+    """A table of one's own."""
+    _console.print(table)
+
+
 def show_plan(parts: Parts, name: str, source: EpisodeSource, log_dir: str) -> None:
     """Which parts are reused and which are trained, where they lie, and on what data."""
     table = Table("stage", "", Column("where", overflow="fold"), title="Plan", title_justify="left")

@@ -1,0 +1,129 @@
+"""The command ``sweep``: a grid of runs, their parts first, then the runs, then what has failed."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dydiff.errors import UserError
+from dydiff.files import replacing
+from dydiff.pretraining import Parts, plain
+from dydiff.sweep.jobs import Job, claim_folder
+from dydiff.sweep.trials import Trial, expand
+from dydiff.sweep.tune import run_jobs
+from dydiff.tables import show_line, show_table
+
+Check = Callable[[Sequence[str]], tuple[Any, Parts]]
+"""``check(args)`` of a command: its settings and the parts that it needs, without running it."""
+
+_PLACE = {"fit": ("--name", "{sweep}/{trial}"), "analyze": ("--out", "{runs_dir}/{sweep}/{trial}")}
+
+
+def sweep(
+    name: str,
+    axes: dict[str, list[Any] | dict[str, dict[str, Any]]],
+    options: dict[str, Any],
+    command: list[str] | None = None,
+    runs_dir: str = "runs",
+    cpus_per_run: float = 1,
+    gpus_per_run: float = 0,
+    max_restarts: int = 3,
+    dry_run: bool = False,
+    *,
+    check: Check,
+    extra: Sequence[str] = (),
+) -> None:
+    """Run a grid of commands on Ray Tune: here, or on the cluster that RAY_ADDRESS names.
+
+    Parts are trained once, before the runs that need them. Finished runs are skipped, interrupted ones go on, a failed
+    one is told at the end and stops no other: the same command again does what is left. What follows `--` on the
+    command line is passed on to every run.
+
+    Args:
+        name: Its folder in ``runs_dir``.
+        axes: What the grid is over: for each axis its values, or labels with the options that each stands for.
+        options: Options of every run, in order, as on the command line; ``{axis}`` is replaced by the axis's value.
+        command: What is run: ``[fit]``, or ``[analyze, WHAT]``.
+        runs_dir: Folder of all runs and of the parts they share; on a cluster, one that all its machines see.
+        cpus_per_run: Cores of one run.
+        gpus_per_run: GPUs of one run.
+        max_restarts: How often a run is started again after its process has died.
+        dry_run: Print the commands instead of running them.
+
+    Raises:
+        UserError: A run's settings are wrong, before anything is started; or some runs have failed, after the others.
+    """
+    command = command or ["fit"]
+    if command[0] not in _PLACE:
+        raise UserError(f"A sweep is over {' or '.join(_PLACE)}, not '{command[0]}'.")
+    jobs: dict[str, Job] = {}
+    runs = [_plan(trial, name, command, runs_dir, check, jobs) for trial in expand(axes, options, extra)]
+    waiting = [job for job, _ in runs if not job.is_finished]
+    parts = [part for part in jobs.values() if not part.is_finished]
+    if dry_run:
+        for job in (*parts, *waiting):
+            print(job.command)
+        return
+    for job, settings in runs:
+        claim_folder(job, settings)
+    show_line(f"{name}: {len(runs)} runs, {len(runs) - len(waiting)} of them finished, {len(parts)} parts to train.")
+    machine = Path(runs_dir, name, "tune"), cpus_per_run, gpus_per_run, max_restarts
+    run_jobs(parts, *machine, title=f"{name} parts")
+    ready = [job for job in waiting if all(jobs[part].is_finished for part in job.needs)]
+    run_jobs(ready, *machine, title=name)
+    _tell_results([job for job, _ in runs], Path(runs_dir, name, "results.csv"))
+    _tell_failures(parts, waiting, jobs)
+
+
+def _plan(
+    trial: Trial, sweep: str, command: Sequence[str], runs_dir: str, check: Check, jobs: dict[str, Job]
+) -> tuple[Job, Any]:
+    """The job of a trial, and its settings; the parts that it needs are added to ``jobs``."""
+    option, place = _PLACE[command[0]]
+    where = option, place.format(sweep=sweep, trial=trial.name, runs_dir=runs_dir)
+    args = (*command, *trial.args, "--runs_dir", runs_dir, *where)
+    try:
+        settings, parts = check(args)
+    except UserError as error:
+        raise UserError(f"{trial.name}: {error}") from None
+    folder = Path(runs_dir, sweep, trial.name)
+    needs = tuple(part.directory.name for part in parts)
+    for part in parts:
+        log = Path(runs_dir, sweep, "parts", f"{part.directory.name}.txt")
+        known = Job(part.directory.name, part.command, part.directory, log, part.weights)
+        jobs.setdefault(known.name, known)
+    resuming = ("--ckpt_path", "last") if command[0] == "fit" else ()
+    job = Job(trial.name, (*args, *resuming), folder, folder / "log.txt", folder / "finished", needs)
+    return job, plain(settings)
+
+
+def _tell_results(runs: Sequence[Job], path: Path) -> None:
+    """The figures of analyses, smallest first, in a table and a CSV file."""
+    results = {job.name: figures for job in runs if (figures := job.result())}
+    if not results:
+        return
+    names = list(next(iter(results.values())))
+    ranked = sorted(results, key=lambda run: results[run][names[0]])
+    with replacing(path) as part, part.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["run", *names])
+        rows.writerows([run, *(results[run][name] for name in names)] for run in ranked)
+    table = Table("run", *names)
+    for run in ranked[:10]:
+        table.add_row(run, *(f"{results[run][name]:.5g}" for name in names))
+    show_table(table)
+    show_line(f"All {len(ranked)} in {path}")
+
+
+def _tell_failures(parts: Sequence[Job], runs: Sequence[Job], jobs: dict[str, Job]) -> None:
+    failed = [job for job in (*parts, *runs) if not job.is_finished]
+    if not failed:
+        show_line("All runs are finished.")
+        return
+    for job in failed:
+        missing = [part for part in job.needs if not jobs[part].is_finished]
+        reason = f"needs {', '.join(missing)}" if missing else f"{job.last_words()} ({job.log})"
+        show_line(f"{job.name} failed: {reason}")
+    raise UserError(f"{len(failed)} of {len(parts) + len(runs)} have failed; the same command tries them again.")

@@ -1,0 +1,80 @@
+"""What a sweep runs: a command, the folder that it fills, and how to see that it is done."""
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dydiff.errors import UserError
+from dydiff.files import replacing
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to run.
+
+    Attributes:
+        name: Its name in the table of progress.
+        args: Arguments of ``python -m dydiff``.
+        folder: Where it writes.
+        log: File of what it prints.
+        finished: File that is there when there is nothing left to do.
+        needs: Names of the jobs that have to be finished before.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    folder: Path
+    log: Path
+    finished: Path
+    needs: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same by hand."""
+        return f"python -m dydiff {shlex.join(self.args)}"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finished.is_file()
+
+    def result(self) -> dict[str, float]:
+        """The figures that an analysis has left in ``result.yaml``; of other commands, none."""
+        path = self.folder / "result.yaml"
+        return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
+    def last_words(self) -> str:
+        """The last line that it printed."""
+        lines = self.log.read_text(errors="replace").split("\n") if self.log.is_file() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+def claim_folder(job: Job, settings: Any) -> None:
+    """Note in ``<folder>/trial.yaml`` what is made there.
+
+    Args:
+        job: The job.
+        settings: All settings of its command.
+
+    Raises:
+        UserError: The folder is that of a command with other settings.
+    """
+    record, digest = job.folder / "trial.yaml", hashlib.sha256(_canonical(settings)).hexdigest()[:16]
+    if not record.is_file():
+        with replacing(record) as part:
+            part.write_text(yaml.safe_dump({"command": job.command, "settings": digest}, width=10_000))
+        return
+    made = yaml.safe_load(record.read_text())
+    if made["settings"] != digest:
+        raise UserError(
+            f"{job.folder} was made with other settings, by {made['command']}. Give the sweep another name, or delete "
+            "the folder to make it anew."
+        )
+
+
+def _canonical(settings: Any) -> bytes:
+    return json.dumps(settings, sort_keys=True, default=str).encode()

@@ -1,0 +1,230 @@
+"""Sweeps: the grid, jobs that die, and whole sweeps on Ray Tune."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from tiny import QUIET, write_yaml
+
+from dydiff.cli import ANALYSES, main
+from dydiff.errors import UserError
+from dydiff.lightning_cli import parse_fit
+from dydiff.sweep.jobs import Job, claim_folder
+from dydiff.sweep.trials import expand
+from dydiff.sweep.worker import run_job
+
+SWEEPS = sorted(ROOT.glob("configs/sweeps/*.yaml"))
+BASE = {"rollout": str(ROOT / "configs/rollout/base.yaml")}
+
+
+def test_every_choice_of_the_axes_is_a_trial():
+    axes = {"agent": ["td3bc", "cql"], "length": {"short": {"x": 10, "y": {"z": 1}}, "long": {}}, "seed": [0, 1]}
+    trials = expand(axes, {"config": ["{agent}.yaml", "b.yaml"], "x": 100, "seed": "{seed}"}, ["--last"])
+    assert [trial.name for trial in trials][:3] == ["td3bc-short-0", "td3bc-short-1", "td3bc-long-0"]
+    assert len(trials) == 8
+    begin = ("--config", "cql.yaml", "--config", "b.yaml")
+    assert trials[-1].args == (*begin, "--x", "100", "--seed", "1", "--last")
+    assert trials[-3].args == (*begin, "--x", "10", "--seed", "1", "--y", '{"z": 1}', "--last")
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "message"),
+    [
+        ({"seed": []}, {}, "axis 'seed' has no values"),
+        ({"seed": [0]}, {"seed_everything": "{sed}"}, "names no axis of the sweep. Did you mean seed"),
+        ({"data": ["a/b", "a b"]}, {}, "Two trials of the sweep would be called a_b"),
+        ({"seed": [0]}, {"x": "{"}, "is no text with an axis in braces"),
+    ],
+)
+def test_a_wrong_grid_is_refused(axes, options, message):
+    with pytest.raises(UserError, match=message):
+        expand(axes, options)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_shipped_sweep_is_valid(path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load(path.read_text())
+    command = config.get("command", ["fit"])
+    trials = expand(config["axes"], config["options"])
+    for trial in (trials[0], trials[len(trials) // 2], trials[-1]):
+        if command[0] == "fit":
+            parse_fit([*command, *trial.args])
+        else:
+            assert command[1] in ANALYSES
+            with pytest.raises(SystemExit) as ended:
+                main([*command, *trial.args, "--print_config"])
+            assert ended.value.code == 0
+
+
+def job(folder, *code):
+    """A job whose command is a line of Python, in the place of ``python -m dydiff``."""
+    (folder / "dydiff.py").write_text("import sys; exec(sys.argv[1])")
+    return Job("job", code, folder / "job", folder / "job" / "log.txt", folder / "job" / "finished")
+
+
+def test_a_job_is_run_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    states = []
+    once = job(tmp_path, "open('ran', 'a').write('x'); print('done')")
+    for _ in range(2):
+        run_job(once, lambda state: states.append(state["state"]))
+    assert Path("ran").read_text() == "x" and once.last_words() == "done"
+    assert states == ["finished", "finished"]
+
+
+def test_a_wrong_job_is_not_tried_again_and_a_dead_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    states = []
+    run_job(job(tmp_path, "print('error: no such thing'); sys.exit(2)"), lambda state: states.append(state["state"]))
+    assert states == ["failed"]
+    with pytest.raises(RuntimeError, match="ended with code -9: about to die"):
+        run_job(
+            job(tmp_path, "import os; print('about to die', flush=True); os.kill(os.getpid(), 9)"), lambda state: None
+        )
+    assert not (tmp_path / "job/finished").exists()
+
+
+def test_a_job_dies_with_its_worker(tmp_path):
+    """Else it would run twice: the worker's successor goes on with it."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux lets a process die with its parent")
+    job(tmp_path)
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "from pathlib import Path\nfrom dydiff_worker import Job, run_job\nfolder = Path('job')\n"
+        'code = \'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(60)\'\n'
+        "run_job(Job('job', (code,), folder, folder / 'log.txt', folder / 'finished'), print)\n"
+    )
+    (tmp_path / "dydiff_worker.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nsys.modules.pop('dydiff', None)\n"
+        "from dydiff.sweep.jobs import Job\nfrom dydiff.sweep.worker import run_job\n"
+    )
+    (tmp_path / "code").mkdir()
+    (tmp_path / "dydiff.py").rename(tmp_path / "code" / "dydiff.py")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "code")}
+    parent = subprocess.Popen([sys.executable, str(worker)], cwd=tmp_path, env=environment)
+    child = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not alive(child))
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("It did not happen in time.")
+
+
+def test_a_folder_belongs_to_one_setting(tmp_path):
+    mine = job(tmp_path, "pass")
+    for _ in range(2):
+        claim_folder(mine, {"lr": 1})
+    with pytest.raises(UserError, match="was made with other settings"):
+        claim_folder(mine, {"lr": 2})
+
+
+def write_sweep(place, seeds=(0, 1), **axes):
+    axes = axes or {"data": {"base": BASE, "dydiff": {"rollout": "rollout.yaml"}}}
+    machine = dict(option.removeprefix("--").split("=") for option in QUIET)
+    write_yaml(place / "sweep.yaml", {
+        "name": "tiny", "axes": {**axes, "seed": list(seeds)},
+        "options": {"config": "run.yaml", "seed_everything": "{seed}", **machine}})  # fmt: skip
+
+
+@pytest.fixture
+def ray():
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def versions():
+    return {path.parent.name: path for path in Path("runs/tiny").glob("*/version_0")}
+
+
+def test_wrong_settings_stop_a_sweep_before_it_begins(place, capsys):
+    write_sweep(place, data={"base": BASE, "wrong": {"rollout.init_args.real_ratio": 2}})
+    assert main(["sweep", "--config", "sweep.yaml", "--", "--model.init_args.hiden_sizes", "3"]) == 2
+    assert "base-0: Unknown key 'hiden_sizes'" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_commands_of_a_sweep_can_be_printed(place, capsys):
+    write_sweep(place)
+    assert main(["sweep", "--config", "sweep.yaml", "--dry_run", "true", "--", "--trainer.max_epochs=1"]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 3 + 4 and all(line.startswith("python -m dydiff fit ") for line in commands)
+    assert Counter("--trainer.max_epochs=1" in line for line in commands) == {False: 3, True: 4}
+    assert not Path("runs").exists()
+
+
+def test_a_sweep_trains_parts_once_and_tells_what_failed(place, capfd, ray):
+    single = yaml.safe_load(Path("rollout.yaml").read_text())
+    single["init_args"]["synthesizer"] = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+        "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
+    write_yaml(Path("single.yaml"), single)
+    write_sweep(place, (0,), data={"base": BASE, "single": {"rollout": "single.yaml"}})
+    Path("pretrain/rew.yaml").write_text(Path("pretrain/rew.yaml").read_text().replace("holdout/loss", "nothing"))
+    assert main(["sweep", "--config", "sweep.yaml"]) == 2
+    told = capfd.readouterr()
+    assert "tiny: 2 runs, 0 of them finished, 2 parts to train." in told.out
+    assert "single-0 failed: needs rew-hopper-" in told.out and "2 of 4 have failed" in told.err
+    assert list(versions()) == ["base-0"] and Path("runs/tiny/base-0/finished").exists()
+    Path("runs/tiny/single-0/trial.yaml").unlink()
+    Path("pretrain/rew.yaml").write_text(Path("pretrain/rew.yaml").read_text().replace("nothing", "holdout/loss"))
+    before = versions()["base-0"].stat().st_mtime_ns
+    assert main(["sweep", "--config", "sweep.yaml"]) == 0
+    assert "2 runs, 1 of them finished, 1 parts to train." in capfd.readouterr().out
+    assert sorted(versions()) == ["base-0", "single-0"] and versions()["base-0"].stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_sweep_survives_kills_of_its_runs_and_of_itself(place):
+    """Each ends with the weights of a run that nobody killed."""
+    import torch
+
+    longer = "--trainer.max_epochs=40"
+    write_sweep(place)
+    assert main(["fit", "--config", "run.yaml", *QUIET, longer, "--seed_everything=1"]) == 0
+    command = [sys.executable, "-m", "dydiff", "sweep", "--config", "sweep.yaml", "--", longer]
+    driver = subprocess.Popen(command, start_new_session=True)
+
+    def running():
+        found = subprocess.run(["pgrep", "-f", "dydiff fit .*tiny/dydiff-1"], capture_output=True, text=True)
+        return found.stdout.split()
+
+    saved = Path("runs/tiny/dydiff-1/version_0/checkpoints/last.ckpt")
+    wait_for(lambda: saved.exists() and running(), 300)
+    first = running()[0]
+    worker = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(worker), signal.SIGKILL)
+    wait_for(lambda: running() and running()[0] != first, 120)
+    os.kill(driver.pid, signal.SIGKILL)
+    wait_for(lambda: not running(), 120)
+    assert subprocess.run(command).returncode == 0
+    assert all((folder.parent / "finished").exists() for folder in versions().values()) and len(versions()) == 4
+    mine, alone = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (saved, "runs/run/version_0/checkpoints/last.ckpt")
+    )
+    for key in alone:
+        torch.testing.assert_close(mine[key], alone[key], rtol=0, atol=0)
