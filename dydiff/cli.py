@@ -1,4 +1,4 @@
-"""The command line: ``fit``, ``validate`` and ``test`` by LightningCLI, ``analyze`` and ``collect``."""
+"""The command line: ``fit``, ``validate`` and ``test`` by LightningCLI, and the commands about data and many runs."""
 
 import inspect
 import logging
@@ -24,6 +24,7 @@ from dydiff.errors import UserError, did_you_mean
 from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, parts_of, train_part
 from dydiff.parser import Parser, user_error
 from dydiff.pretraining import Parts, config_paths
+from dydiff.report.command import report
 from dydiff.rollout.base import Synthesizer
 from dydiff.sweep.command import sweep
 from dydiff.tables import show_line
@@ -113,10 +114,20 @@ def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **g
     return function(**{key: value for key, value in config.items() if key != "config"}, **given)
 
 
+def run_report(args: Sequence[str]) -> None:
+    """``report``: tables and pictures of runs."""
+    parser = Parser(prog="python -m dydiff report", description=report.__doc__ or "")
+    parser.add_argument("runs", nargs="+", help="Folders of runs; all runs below them count.")
+    parser.add_function_arguments(report, skip={"runs"})
+    report(**parser.parse_args(list(args)))
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], Mapping[str, Callable[..., Any]]]] = {
     "analyze": (analyze, ANALYSES),
     "collect": (collect, COLLECTORS),
 }
+
+OTHERS: dict[str, Callable[[Sequence[str]], None]] = {"sweep": run_sweep, "report": run_report}
 
 
 def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
@@ -169,6 +180,7 @@ def _quieten() -> None:
         ".*args parameter is intended to run from within Python.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*sync_dist=True.*",  # what is logged is pooled over ranks already
+        ".*random_state is deprecated.*",  # rliable's own call
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
@@ -193,8 +205,8 @@ def main(args: Sequence[str] | None = None) -> int:
         arguments = _replacing_rollout(sys.argv[1:] if args is None else args)
         if arguments and arguments[0] in COMMANDS:
             _run_command(arguments[0], arguments[1:])
-        elif arguments and arguments[0] == "sweep":
-            run_sweep(arguments[1:])
+        elif arguments and arguments[0] in OTHERS:
+            OTHERS[arguments[0]](arguments[1:])
         else:
             DyDiffCLI(arguments)
     except AlreadyTrained as nothing_to_do:

@@ -1,8 +1,8 @@
 """Train and score offline agents, with on-policy data made by dynamics diffusion.
 
 `fit` of an agent first trains the models that its rollout needs and that no earlier run has trained; `validate` and
-`test` score a saved agent. `python -m dydiff analyze --help`: measures of synthetic data.
-`python -m dydiff collect --help`: datasets made on the spot.
+`test` score a saved agent. Further commands, each with a --help of its own: `sweep` (many runs), `report` (tables and
+pictures of runs), `analyze` (measures of synthetic data), `collect` (datasets made on the spot).
 """
 
 import json

@@ -1,0 +1,125 @@
+"""The command ``report``: tables in Markdown, scores in CSV, pictures in PNG."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from dydiff.errors import UserError
+from dydiff.files import replacing
+from dydiff.report import plots
+from dydiff.report.runs import Run, read_runs
+from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, shared_datasets, spread
+
+
+def report(runs: list[str], out: str = "report", reps: int = 2000) -> None:
+    """Tabulate and draw the scores of runs, from their TensorBoard or CSV logs.
+
+    Writes `report.md` (the paper's tables with its numbers beside, aggregate scores with stratified bootstrap
+    intervals, cost), `scores.csv` (a line for each run) and pictures (learning curves, performance profiles,
+    ablations). Runs that have not reached their end are left out, by name.
+
+    Args:
+        runs: Folders of runs; all runs below them count.
+        out: Folder to write.
+        reps: Bootstrap samples.
+
+    Raises:
+        UserError: No finished run, or rliable is not installed.
+    """
+    found = read_runs(runs)
+    finished = [run for run in found if run.finished]
+    for run in found:
+        if not run.finished:
+            print(f"Left out, as it is at update {run.steps[-1]:,} of {run.planned:,}: {run.folder}")
+    if not finished:
+        raise UserError("None of the runs is finished.")
+    folder = Path(out)
+    lines = []
+    for agent in sorted({run.agent for run in finished}):
+        lines += _agent_report([run for run in finished if run.agent == agent], agent, folder, reps)
+    with replacing(folder / "report.md") as part:
+        part.write_text("\n".join(lines))
+    _write_scores(finished, folder / "scores.csv")
+    print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv and pictures")
+
+
+def _agent_report(runs: list[Run], agent: str, folder: Path, reps: int) -> list[str]:
+    grouped, datasets = by_label(runs), sorted({run.dataset for run in runs})
+    name = agent.lower()
+    plots.learning_curves(grouped, datasets, folder / f"{name}_curves.png", agent)
+    lines = [f"## {agent}\n", f"![Learning curves of {agent}]({name}_curves.png)\n"]
+    lines += ["Score of the last evaluation, mean ± standard deviation (seeds):\n"]
+    lines += _table(grouped, datasets, lambda run: run.last)
+    lines += _paper(agent, grouped, datasets)
+    lines += ["Best score of all evaluations, chosen by looking, so too high:\n"]
+    lines += _table(grouped, datasets, lambda run: run.best)
+    if len(grouped) > 1 and shared_datasets(grouped):
+        shared = shared_datasets(grouped)
+        plots.performance_profiles(grouped, folder / f"{name}_profiles.png", f"{agent}: {', '.join(shared)}")
+        lines += [f"Over {', '.join(shared)}, last scores / 100, with 95% stratified bootstrap intervals:\n"]
+        lines += _aggregate_table(grouped, reps)
+        lines += [f"![Performance profiles of {agent}]({name}_profiles.png)\n"]
+    for dataset in datasets:
+        picture = f"{name}_{dataset}_ablation.png"
+        if plots.ablations([run for run in runs if run.dataset == dataset], folder / picture, f"{agent}, {dataset}"):
+            lines += [f"![Ablation on {dataset}]({picture})\n"]
+    if all(run.minutes is not None for run in runs):
+        lines += ["Minutes of a run, from the first record to the last:\n"]
+        lines += _table(grouped, datasets, lambda run: run.minutes or 0.0)
+    return lines
+
+
+def _table(grouped: Grouped, datasets: Sequence[str], figure: Callable[[Run], float]) -> list[str]:
+    """Datasets down, labels across; with their mean where there are several datasets."""
+    rows = []
+    for dataset in datasets:
+        cells = [spread([figure(run) for run in runs[dataset]]) if dataset in runs else "" for runs in grouped.values()]
+        rows.append([dataset, *cells])
+    if len(datasets) > 1:
+        means = [
+            f"{fmean(fmean(figure(run) for run in runs[dataset]) for dataset in datasets):.1f}"
+            if set(datasets) <= set(runs)
+            else ""
+            for runs in grouped.values()
+        ]
+        rows.append(["mean of datasets", *means])
+    return _markdown(["dataset", *grouped], rows)
+
+
+def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
+    """The paper's scores of the same datasets and methods; nothing where it has none."""
+    known = paper_scores()
+    methods = [label for label in grouped if any((dataset, agent.lower(), label) in known for dataset in datasets)]
+    if not methods:
+        return []
+    rows = []
+    for dataset in datasets:
+        cells = [known.get((dataset, agent.lower(), method)) for method in methods]
+        rows.append([dataset, *("" if cell is None else f"{cell[0]:g} ± {cell[1]:g}" for cell in cells)])
+    return ["The paper's:\n", *_markdown(["dataset", *methods], rows)]
+
+
+def _aggregate_table(grouped: Grouped, reps: int) -> list[str]:
+    figures = aggregate(grouped, reps)
+    names = list(dict.fromkeys(name for each in figures.values() for name in each))
+    rows = []
+    for label, each in figures.items():
+        cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*each[name]) if name in each else "" for name in names)
+        rows.append([label, *cells])
+    return _markdown(["method", *names], rows)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
+
+
+def _write_scores(runs: Sequence[Run], path: Path) -> None:
+    with replacing(path) as part, part.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["dataset", "agent", "method", "setting", "seed", "updates", "last", "best", "minutes"])
+        for run in runs:
+            setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
+            figures = ("" if value is None else f"{value:.4g}" for value in (run.last, run.best, run.minutes))
+            rows.writerow([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])

@@ -1,0 +1,192 @@
+"""What the log folders of runs say: what was trained on what, with which settings, and its scores."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dydiff.errors import UserError
+
+SCORE = "eval/score"
+# What may differ between runs of one method: the seed, the names, the machine, and what the labels tell already.
+_NOT_SETTINGS = ("seed_everything", "name", "runs_dir", "ckpt_path", "weights_only", "config", "compile", "data.source")
+_MACHINE = (
+    "accelerator",
+    "devices",
+    "strategy",
+    "num_nodes",
+    "precision",
+    "logger",
+    "enable_progress_bar",
+    "callbacks",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an agent.
+
+    Attributes:
+        folder: Its logs.
+        dataset: Name of its dataset.
+        agent: Class name of its agent.
+        method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
+            ``DyDiff-S``.
+        setting: What sets it apart from other runs of the same dataset, agent and method; empty where nothing does.
+        seed: Its seed.
+        steps: Updates at each evaluation.
+        scores: Normalised score at each evaluation.
+        planned: Updates that it was to make.
+        minutes: From its first record to its last; ``None`` where the log has no times.
+        settings: All its settings, flat.
+    """
+
+    folder: Path
+    dataset: str
+    agent: str
+    method: str
+    setting: dict[str, Any]
+    seed: int
+    steps: tuple[int, ...]
+    scores: tuple[float, ...]
+    planned: int
+    minutes: float | None
+    settings: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.steps) and self.steps[-1] >= self.planned
+
+    @property
+    def last(self) -> float:
+        """The score at the end."""
+        return self.scores[-1]
+
+    @property
+    def best(self) -> float:
+        """The highest score of all evaluations: an optimistic figure, as it is chosen by looking."""
+        return max(self.scores)
+
+    @property
+    def label(self) -> str:
+        """The method, and its setting where there are several."""
+        return ", ".join([self.method, *(f"{key}={value}" for key, value in self.setting.items())])
+
+
+def read_runs(paths: Sequence[str]) -> list[Run]:
+    """All agents' runs in some folders, with what sets them apart.
+
+    Of several runs of the same settings and seed, the longest counts.
+
+    Raises:
+        UserError: No run there.
+    """
+    configs = sorted({config for path in paths for config in Path(path).rglob("config.yaml")})
+    runs = [run for config in configs if (run := _read(config.parent)) is not None]
+    if not runs:
+        raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores beside it.")
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.dataset, run.agent, run.method].append(run)
+    varied = _short({key for group in groups.values() for key in _varied(group)})
+    told = [replace(run, setting={varied[key]: run.settings.get(key) for key in varied if _tells(run, key, groups)})
+            for run in runs]  # fmt: skip
+    longest: dict[tuple[Any, ...], Run] = {}
+    for run in told:
+        key = run.dataset, run.agent, run.label, run.seed
+        if key not in longest or run.steps[-1] >= longest[key].steps[-1]:
+            longest[key] = run
+    return list(longest.values())
+
+
+def _tells(run: Run, key: str, groups: dict[tuple[str, str, str], list[Run]]) -> bool:
+    return key in run.settings and key in _varied(groups[run.dataset, run.agent, run.method])
+
+
+def _varied(runs: Sequence[Run]) -> set[str]:
+    """Keys of the settings that are not the same in all runs."""
+    keys = {key for run in runs for key in run.settings}
+    return {key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1}
+
+
+def _short(keys: Iterable[str]) -> dict[str, str]:
+    """The shortest ending of each key that no other has."""
+    keys = sorted(keys)
+    named = {}
+    for key in keys:
+        parts = key.split(".")
+        endings = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        alone = [end for end in endings if sum(other == end or other.endswith(f".{end}") for other in keys) == 1]
+        named[key] = (alone or [key])[0]
+    return named
+
+
+def _read(folder: Path) -> Run | None:
+    """The run of a log folder; ``None`` where it is not that of an agent, or has no score yet."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if not isinstance(config, dict) or "updates_per_epoch" not in config.get("data", {}).get("init_args", {}):
+        return None
+    steps, scores, minutes = _scores(folder)
+    if not steps:
+        return None
+    facts = yaml.safe_load((folder / "hparams.yaml").read_text())
+    return Run(
+        folder,
+        str(facts["dataset"]),
+        _class_name(config["model"]),
+        _method(config["rollout"]),
+        {},
+        int(config["seed_everything"]),
+        steps,
+        scores,
+        config["trainer"]["max_epochs"] * config["data"]["init_args"]["updates_per_epoch"],
+        minutes,
+        dict(_flat(config)),
+    )
+
+
+def _method(rollout: dict[str, Any]) -> str:
+    synthesizer = rollout.get("init_args", {}).get("synthesizer")
+    if synthesizer is None:
+        return "Base"
+    filter = rollout["init_args"].get("filter")
+    return _class_name(synthesizer) + (f"-{_class_name(filter)[0]}" if filter else "")
+
+
+def _class_name(config: dict[str, Any]) -> str:
+    return str(config["class_path"]).rpartition(".")[2]
+
+
+def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(config, dict):
+        for key, value in config.items():
+            path = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+            ignored = path.startswith(_NOT_SETTINGS) or (prefix == "trainer" and key in _MACHINE) or key == "class_path"
+            if not ignored:
+                yield from _flat(value, path)
+    else:
+        yield prefix, config
+
+
+def _scores(folder: Path) -> tuple[tuple[int, ...], tuple[float, ...], float | None]:
+    """Updates and scores of all evaluations, and minutes, from TensorBoard's records or from ``metrics.csv``."""
+    table = folder / "metrics.csv"
+    if table.is_file():
+        with table.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get(SCORE)]
+        return tuple(int(row["step"]) for row in rows), tuple(float(row[SCORE]) for row in rows), None
+    if not any(folder.glob("events.out.tfevents.*")):
+        return (), (), None
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+    if SCORE not in reader.Tags()["scalars"]:
+        return (), (), None
+    events = reader.Scalars(SCORE)
+    times = [reader.Scalars(tag)[end].wall_time for tag in reader.Tags()["scalars"] for end in (0, -1)]
+    minutes = (max(times) - min(times)) / 60
+    return tuple(event.step for event in events), tuple(event.value for event in events), minutes

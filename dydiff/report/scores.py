@@ -1,0 +1,105 @@
+"""Scores by dataset and method, and what can be said over several datasets (rliable)."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from dydiff.errors import UserError
+from dydiff.report.runs import Run
+
+BASE = "Base"
+Grouped = dict[str, dict[str, list[Run]]]
+"""By label and dataset: the runs over seeds."""
+
+
+def by_label(runs: Sequence[Run]) -> Grouped:
+    """Runs of one agent, by label and dataset, the base agent first."""
+    grouped: Grouped = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.method != BASE, run.method, _number(run), run.dataset, run.seed)):
+        grouped[run.label][run.dataset].append(run)
+    return grouped
+
+
+def _number(run: Run) -> list[float | str]:
+    return [float(value) if isinstance(value, (int, float)) else 0.0 for value in run.setting.values()]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation, and of how many values."""
+    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{fmean(values):.1f}{deviation} ({len(values)})"
+
+
+def paper_scores() -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Mean and standard deviation of the paper's Tables 1, 3 and 4, by dataset, agent in lower case, and method."""
+    with Path(__file__).with_name("paper_results.csv").open(newline="") as file:
+        return {
+            (row["dataset"], row["agent"], row["method"]): (float(row["score_mean"]), float(row["score_std"]))
+            for row in csv.DictReader(file)
+        }
+
+
+def matrix(runs: dict[str, list[Run]], datasets: Sequence[str]) -> np.ndarray:
+    """Last scores as fractions, ``[seeds, datasets]``; of more seeds than every dataset has, the first."""
+    count = min(len(runs[dataset]) for dataset in datasets)
+    return np.array([[runs[dataset][row].last / 100 for dataset in datasets] for row in range(count)])
+
+
+def shared_datasets(grouped: Grouped) -> list[str]:
+    """The datasets that every label has runs of."""
+    return sorted(set.intersection(*(set(runs) for runs in grouped.values())))
+
+
+def aggregate(grouped: Grouped, reps: int) -> dict[str, dict[str, tuple[float, ...]]]:
+    """For each label: interquartile mean, mean, optimality gap and probability of improvement over the base agent.
+
+    Over the datasets that all labels share; each as the value with the ends of its 95% stratified bootstrap interval.
+
+    Args:
+        grouped: The runs.
+        reps: Bootstrap samples.
+
+    Raises:
+        UserError: rliable is not installed.
+    """
+    rly, metrics = rliable()
+    datasets = shared_datasets(grouped)
+    scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
+    names = ("IQM", "mean", "optimality gap")
+    functions = (metrics.aggregate_iqm, metrics.aggregate_mean, metrics.aggregate_optimality_gap)
+    state = np.random.RandomState(0)
+    points, intervals = rly.get_interval_estimates(
+        scores, lambda x: np.array([function(x) for function in functions]), reps=reps, random_state=state
+    )
+    figures: dict[str, dict[str, tuple[float, ...]]] = {
+        label: {
+            name: (float(points[label][i]), *map(float, intervals[label][:, i])) for i, name in enumerate(names)
+        }
+        for label in scores
+    }  # fmt: skip
+    for label in scores:
+        if label == BASE or BASE not in scores:
+            continue
+        point, interval = rly.get_interval_estimates(
+            {label: (scores[label], scores[BASE])}, metrics.probability_of_improvement, reps=reps, random_state=state
+        )
+        figures[label]["P(> Base)"] = (float(point[label]), *map(float, interval[label][:, 0]))
+    return figures
+
+
+def rliable() -> tuple[Any, Any]:
+    """rliable's library and its metrics.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        from rliable import library, metrics
+    except ModuleNotFoundError:
+        raise UserError("Reports need rliable: pip install 'dydiff[report]'.") from None
+    return library, metrics

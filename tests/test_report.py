@@ -1,0 +1,141 @@
+"""Reports of runs whose scores are known."""
+
+import csv
+
+import numpy as np
+import pytest
+import yaml
+from tiny import QUIET
+
+from dydiff.cli import main
+from dydiff.report.runs import read_runs
+from dydiff.report.scores import by_label, paper_scores
+
+STEPS = (100, 200, 300)
+
+
+def write_run(folder, scores, method="Base", seed=0, dataset="hopper-medium-replay-v2", planned=300, **settings):
+    """The log folder of a run with Lightning's CSV logger."""
+    rollout = {"class_path": "lightning.pytorch.callbacks.Callback"}
+    if method != "Base":
+        name, _, initial = method.partition("-")
+        filter = {"class_path": f"x.{initial}oftmax", "init_args": {"keep_ratio": settings.pop("keep_ratio", 0.6)}}
+        synthesizer = {"class_path": f"x.{name}", "init_args": settings}
+        rollout = {"class_path": "x", "init_args": {"synthesizer": synthesizer, "filter": filter if initial else None}}
+    config = {
+        "seed_everything": seed, "name": str(folder), "trainer": {"max_epochs": 3, "devices": seed + 1},
+        "model": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"lr": 0.1}},
+        "data": {"class_path": "x", "init_args": {"updates_per_epoch": planned // 3, "source": {"path": str(folder)}}},
+        "rollout": rollout}  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "hparams.yaml").write_text(yaml.safe_dump({"dataset": dataset}))
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["step", "train/loss", "eval/score"])
+        for step, score in zip(STEPS, scores, strict=False):
+            rows.writerow([step - 50, 1.0, ""])
+            rows.writerow([step, "", score])
+
+
+def table(report, title):
+    """The first table after a line of a report: rows of cells."""
+    lines = report.partition(title)[2].split("\n\n")[1].splitlines()
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+@pytest.fixture
+def report(tmp_path):
+    def make():
+        assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--reps", "200"]) == 0
+        return (tmp_path / "out/report.md").read_text()
+
+    return make
+
+
+def test_tables_have_last_and_best_scores_and_the_papers(tmp_path, report):
+    for seed, last in enumerate((10.0, 20.0, 60.0)):
+        write_run(tmp_path / f"runs/base{seed}", (5.0, 70.0, last), seed=seed)
+        write_run(tmp_path / f"runs/dydiff{seed}", (5.0, 80.0, last + 60), "DyDiff-S", seed)
+        write_run(tmp_path / f"runs/other{seed}", (1.0, 2.0, 3.0), seed=seed, dataset="mine")
+    text = report()
+    last, best = table(text, "Score of the last"), table(text, "Best score of all")
+    assert last["dataset"] == ["Base", "DyDiff-S"]
+    assert last["hopper-medium-replay-v2"] == ["30.0 ± 26.5 (3)", "90.0 ± 26.5 (3)"]
+    assert last["mine"] == ["3.0 ± 0.0 (3)", ""] and last["mean of datasets"] == ["16.5", ""]
+    assert best["hopper-medium-replay-v2"] == ["70.0 ± 0.0 (3)", "93.3 ± 23.1 (3)"]
+    assert table(text, "The paper's:")["hopper-medium-replay-v2"] == ["63.9 ± 26.4", "94.7 ± 4.4"]
+
+
+def test_aggregates_are_the_closed_forms(tmp_path, report):
+    """Four seeds on two datasets: an interquartile mean of eight scores leaves two out at either end."""
+    scores = {"Base": (0, 10, 20, 30, 40, 50, 60, 110), "DyDiff-S": (61, 62, 63, 64, 65, 66, 67, 120)}
+    for method, values in scores.items():
+        for i, value in enumerate(values):
+            write_run(tmp_path / f"runs/{method}{i}", (0, 0, value), method, i % 4, dataset=f"d{i // 4}")
+    rows = table(report(), "stratified bootstrap intervals")
+    names = rows["method"]
+    points = {key: dict(zip(names, (float(cell.split()[0]) for cell in cells if cell), strict=False))
+              for key, cells in rows.items() if key in scores}  # fmt: skip
+    base = np.array(scores["Base"]) / 100
+    assert points["Base"]["IQM"] == pytest.approx(0.35)
+    assert points["Base"]["mean"] == pytest.approx(base.mean(), abs=1e-3)
+    assert points["Base"]["optimality gap"] == pytest.approx((1 - base.clip(max=1)).mean(), abs=1e-3)
+    # On each dataset, 16 pairs of runs: all are won on the first; on the second all but the three against 110.
+    assert points["DyDiff-S"]["P(> Base)"] == pytest.approx((16 + 13) / 32, abs=1e-3)
+    low, high = map(float, rows["Base"][0].partition("[")[2].rstrip("]").split(", "))
+    assert 0.05 < low < 0.35 < high < 0.65
+
+
+def test_settings_that_vary_set_runs_apart_and_are_drawn(tmp_path, report):
+    for value in (0, 1, 2):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / f"runs/{value}-{seed}", (0, 0, 10 * value + seed), "DyDiff-S", seed, num_corrections=value
+            )
+    write_run(tmp_path / "runs/base", (0, 0, 4))
+    assert table(report(), "Score of the last")["dataset"] == [
+        "Base",
+        *(f"DyDiff-S, num_corrections={m}" for m in (0, 1, 2)),
+    ]
+    assert (tmp_path / "out/td3bc_hopper-medium-replay-v2_ablation.png").stat().st_size > 5000
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        rows = {(row["setting"], row["seed"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 7 and rows["num_corrections=2", "1"]["last"] == "21"
+
+
+def test_unfinished_runs_are_left_out_and_of_two_the_longer_counts(tmp_path, report, capsys):
+    write_run(tmp_path / "runs/a/version_0", (1, 2), seed=0)
+    write_run(tmp_path / "runs/a/version_1", (1, 2, 50), seed=0)
+    write_run(tmp_path / "runs/b", (1, 2), seed=1)
+    assert table(report(), "Score of the last")["hopper-medium-replay-v2"] == ["50.0 (1)"]
+    assert f"at update 200 of 300: {tmp_path}/runs/b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scores", [None, (1.0,)])
+def test_nothing_to_report_is_one_line(tmp_path, capsys, scores):
+    (tmp_path / "runs").mkdir()
+    if scores:
+        write_run(tmp_path / "runs/a", scores)
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("error: No") and not (tmp_path / "out").exists()
+
+
+def test_tensorboard_and_csv_logs_say_the_same(place):
+    both = {
+        "TB": "TensorBoardLogger", "CSV": "CSVLogger"}  # fmt: skip
+    from tiny import QUIET
+
+    base = ["--rollout", "lightning.pytorch.callbacks.Callback"]
+    for name, logger in both.items():
+        arguments = f"{{class_path: {logger}, init_args: {{save_dir: runs, name: {name}}}}}"
+        assert main(["fit", "--config", "run.yaml", *QUIET, *base, "--trainer.logger", arguments]) == 0
+    runs = [read_runs([f"runs/{name}"])[0] for name in both]
+    assert runs[0].steps == runs[1].steps and runs[0].finished and runs[1].finished
+    assert runs[0].scores == pytest.approx(runs[1].scores)
+    assert runs[0].label == "Base" and len(by_label(runs)) == 1
+
+
+def test_the_papers_numbers_are_there():
+    scores = paper_scores()
+    assert len(scores) == 135 and scores["maze2d-large-v1", "diffql", "DyDiff-S"] == (1.97, 0.15)
