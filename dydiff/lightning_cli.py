@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,6 +25,7 @@ from dydiff.agents.base import Agent, check_task
 from dydiff.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
+from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
 from dydiff.parser import Parser
@@ -78,6 +80,12 @@ class DyDiffCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         skipped = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
         return {"fit": skipped, "validate": skipped, "test": skipped}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "test":
+            parser.add_argument("--video", type=Path | None, help="A GIF or MP4 file for the first of the episodes.")
+        return parser
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs, allow_abbrev=False)
@@ -155,6 +163,22 @@ class DyDiffCLI(LightningCLI):
             path, name = self._config.ckpt_path, type(self.model).__name__
             check_weights(self.checkpoint["state_dict"], self.model.state_dict(), path, name)
         return made
+
+    # --- around test
+
+    def before_test(self) -> None:
+        if self._config.video is not None:
+            check_video(self._config.video, self.source.task)
+
+    def after_test(self) -> None:
+        """The film of the episode with which the evaluation begins."""
+        path = self._config.video
+        if path is None or not self.trainer.is_global_zero:
+            return
+        seed = self.datamodule.test_seed
+        policy = self.model.policy(self.model.sample_eval_actions, torch.Generator(self.model.device).manual_seed(seed))
+        total = save_video(policy, self.source.task, seed, path, device=self.model.device)
+        show_line(f"An episode of return {total:.1f} is in {path}")
 
     # --- around fit
 

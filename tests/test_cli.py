@@ -1,13 +1,17 @@
 """Whole runs through the command line, on tiny models."""
 
 import csv
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
+import imageio
 import numpy as np
 import pytest
 import torch
@@ -211,6 +215,23 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     assert "eval/score" in capsys.readouterr().out
     assert not Path("runs/parts").exists()
+
+
+def test_a_film_shows_the_first_scored_episode(place):
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml"), "--trainer.max_epochs=1") == 0
+    command = [sys.executable, "-m", "dydiff", "test", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]
+    command += ["--data.num_eval_episodes=1"]
+    environment = os.environ | {"MUJOCO_GL": "egl", "COLUMNS": "120"}
+    for name in ("episode.gif", "episode.mp4"):
+        made = subprocess.run([*command, "--video", name], env=environment, capture_output=True, text=True)
+        if "MuJoCo cannot draw" in made.stderr:
+            pytest.skip("this machine has no EGL")
+        assert made.returncode == 0
+        scored = re.search(r"eval/return\s+\W\s+([\d.]+)", made.stdout)[1]
+        assert f"An episode of return {float(scored):.1f} is in {name}" in made.stdout
+        assert len(imageio.mimread(name, memtest=False)) > 1
+    refused = subprocess.run([*command, "--video", "episode.avi"], env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2 and "A film is a .gif or .mp4 file" in refused.stderr
 
 
 def test_a_run_goes_on_from_its_checkpoint(place):

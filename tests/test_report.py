@@ -122,10 +122,7 @@ def test_nothing_to_report_is_one_line(tmp_path, capsys, scores):
 
 
 def test_tensorboard_and_csv_logs_say_the_same(place):
-    both = {
-        "TB": "TensorBoardLogger", "CSV": "CSVLogger"}  # fmt: skip
-    from tiny import QUIET
-
+    both = {"TB": "TensorBoardLogger", "CSV": "CSVLogger"}
     base = ["--rollout", "lightning.pytorch.callbacks.Callback"]
     for name, logger in both.items():
         arguments = f"{{class_path: {logger}, init_args: {{save_dir: runs, name: {name}}}}}"

@@ -116,7 +116,12 @@ class MixedDataModule(OfflineDataModule):
         return self._seeds(self.eval_seed)
 
     def test_dataloader(self) -> "DataLoader[Any]":
-        return self._seeds(self.eval_seed + self.num_eval_episodes)
+        return self._seeds(self.test_seed)
+
+    @property
+    def test_seed(self) -> int:
+        """Seed of the first test episode."""
+        return self.eval_seed + self.num_eval_episodes
 
     def _seeds(self, first: int) -> "DataLoader[Any]":
         seeds = torch.arange(first, first + self.num_eval_episodes)

@@ -13,12 +13,16 @@ from dydiff.envs.contacts import restore_mujoco2_contacts
 from dydiff.envs.maze2d import Maze2dEnv
 
 
-def make_env(task: Task | str) -> gym.Env:
+def make_env(task: Task | str, **options: Any) -> gym.Env:
     """The environment of a task, or of a task's name: actions clipped to [-1, 1] and stretched to the environment's
     own bounds, states as vectors, episodes cut at the task's limit.
 
     With ``task.mujoco2_contacts`` it has the contacts of MuJoCo 2 again, which version 3.5 changed: stock ``Hopper-v4``
     differs from D4RL's in 43% of states. HalfCheetah and Walker2d have no margins; Maze2d has MuJoCo 2's always.
+
+    Args:
+        task: The task, or its name.
+        options: The environment's own, such as ``render_mode``.
 
     Raises:
         UserError: No task of that name.
@@ -29,7 +33,7 @@ def make_env(task: Task | str) -> gym.Env:
         warnings.filterwarnings("ignore", message=".*out of date.*")  # D4RL's physics are v4's
         mujoco.set_mju_user_warning(lambda message: None)  # a model's deprecated words, told for each environment
         try:
-            env = gym.make(task.env_id, max_episode_steps=task.episode_limit)
+            env = gym.make(task.env_id, max_episode_steps=task.episode_limit, **options)
         finally:
             mujoco.set_mju_user_warning(None)
     simulator: Any = env.unwrapped
