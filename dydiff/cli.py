@@ -16,6 +16,7 @@ from dydiff.analysis.error_table import error_table
 from dydiff.analysis.heldout_error import heldout_error
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.maze_trajectories import maze_trajectories
+from dydiff.analysis.theory import theory
 from dydiff.analysis.transition_quality import transition_quality
 from dydiff.collect.locomotion import collect_locomotion
 from dydiff.collect.maze2d import collect_maze2d
@@ -33,6 +34,7 @@ ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
     "error_table": error_table,
     "heldout_error": heldout_error,
+    "theory": theory,
     "transition_quality": transition_quality,
     "maze_trajectories": maze_trajectories,
 }

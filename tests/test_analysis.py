@@ -5,12 +5,16 @@ import pytest
 import torch
 
 from dydiff.analysis.horizon_error import Curve, crossing, measure
+from dydiff.analysis.theory import error_bound, lemma_1, theorem_1
+from dydiff.analysis.theory import measure as theory_of
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
 from dydiff.data.tasks import HOPPER
-from dydiff.envs.replay import real_rollout
+from dydiff.envs.replay import RecordedActions, real_rollout
 from dydiff.errors import UserError
+from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.dydiff import DyDiff
 
 LENGTH = 7
 
@@ -75,3 +79,55 @@ def test_crossing_is_the_first_step_that_stays_below():
     assert against(2.0, 0.5, 2.0, 0.5, 0.5) == 4
     assert against(0.5, 0.5, 0.5, 0.5, 0.5) == 1
     assert against(0.5, 0.5, 0.5, 0.5, 2.0) is None
+
+
+def test_bounds_are_the_papers():
+    """Lemma 1, Theorem 1, their ratio, and the limits of eq. 17."""
+    assert lemma_1(2.0, 0.9, 0.1) == pytest.approx(2 * 2 * 0.9 * 0.1 / 0.01)
+    assert theorem_1(2.0, 0.9, 0.1) == pytest.approx(2 * 2 * 0.1 / 0.1)
+    assert lemma_1(1, 0.99, 0.3) / theorem_1(1, 0.99, 0.2) == pytest.approx(0.99 / 0.01 * 0.3 / 0.2)
+    assert error_bound(0.5, 0, 32, 0.01, 0.2) == pytest.approx(0.32)
+    assert error_bound(0.5, 2, 32, 0.01, 0.2) == pytest.approx(0.25 * 0.32 + 0.2 * (1 - 0.25) / 0.5)
+    assert error_bound(0.5, 60, 32, 0.01, 0.2) == pytest.approx(0.4)
+    assert error_bound(1.0, 3, 32, 0.01, 0.2) == pytest.approx(0.32 + 0.6)
+
+
+class Hopper:
+    """Parts of DyDiff that are the real environment, but for known errors."""
+
+    def __init__(self, step_error=0.0, state_error=0.0):
+        self.step_error = step_error
+        self.state_error = state_error
+
+    def step(self, obs, act, generator=None, sample=True):
+        return real_rollout(HOPPER, obs, lambda _: act, 1)[0][:, 1] + self.step_error
+
+    def sample_states(self, obs, act, sampler, generator=None):
+        true = real_rollout(HOPPER, obs[:, 0], RecordedActions(act), act.shape[1])[0][:, :-1]
+        return torch.cat([true[:, :1], true[:, 1:] + self.state_error], dim=1)
+
+
+def test_constants_are_the_known_ones(episodes):
+    """A denoiser with one constant error, a linear policy: eps_d, C_pi and the coverage have closed forms."""
+    data = episodes.transitions.obs
+    scale = data.std(0, correction=0) + 1e-6
+    parts = Hopper(step_error=0.01 * scale, state_error=0.1 * scale)
+    synthesizer = Autoregressive.__new__(DyDiff)
+    torch.nn.Module.__init__(synthesizer)
+    synthesizer.denoiser = synthesizer.dynamics = parts
+    synthesizer.reward = lambda obs, act: torch.ones(act.shape[:-1])
+    synthesizer.rollout_length, synthesizer.sampler, synthesizer.state_blend = 4, None, 1.0
+    synthesizer.sample_states = synthesizer.clip_states = False
+
+    def linear(obs):
+        return 0.1 * (obs / scale)[:, :3].clamp(-5, 5)
+
+    constants, iterations = theory_of(synthesizer, HOPPER, linear, data, data[:20], 0.99, 2, 0)
+    assert constants.eps_m == pytest.approx(0.01, rel=1e-2)
+    assert constants.eps_d == pytest.approx(0.1, rel=1e-2)
+    # Actions answer to 3 of 11 disturbed dimensions, by a tenth: both means are over their own dimensions.
+    assert constants.c_pi == pytest.approx(0.1, rel=0.15)
+    assert constants.c_d > 0 and len(iterations) == 3
+    assert iterations[0].inconsistency == 0 and iterations[1].inconsistency > 0
+    assert all(each.return_gap == 0 for each in iterations)
+    assert iterations[0].coverage > 0
