@@ -32,7 +32,11 @@ from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
 from dydiff.envs.evaluation import play_episodes
+from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
+from dydiff.models.edm import EDMSampler
+from dydiff.models.reward import RewardModel
+from dydiff.rollout.dydiff import DyDiff
 
 Variants = dict[str, tuple[Slice, int]]
 HERE = Path(__file__).parent
@@ -185,6 +189,41 @@ def evaluation(task: Task, episodes: int = 10, steps: int = 1000) -> Variants:
     }
 
 
+def sizes(task: Task, count: int = 50) -> Variants:
+    """Updates within Lightning, on more and more transitions: drawing from more must cost no more."""
+
+    def fit(transitions: int, callback: L.Callback) -> None:
+        data = MixedDataModule(_Random(task, transitions), updates_per_epoch=500 * count, updates_per_step=count)
+        L.Trainer(**QUIET, callbacks=[callback]).fit(_made(TD3BC, task), datamodule=data)
+
+    numbers = (10_000, 100_000, 2_000_000)
+    return {f"{number:,} transitions": (SteppedFit(partial(fit, number), 1), count) for number in numbers}
+
+
+def rollouts(length: int = 32) -> Variants:
+    """Trajectories of the small models: for more of them (B), and for more corrections of one call each (M)."""
+    task = TASKS["hopper"]
+    denoiser = Denoiser(task.obs_dim, task.act_dim, length, 32, (1, 2, 4)).eval()
+    dynamics, reward = (
+        DynamicsEnsemble(task.obs_dim, task.act_dim).eval(),
+        RewardModel(task.obs_dim, task.act_dim).eval(),
+    )
+    policy = _made(TD3BC, task).eval().policy(sample=False)
+
+    def roll_out(count: int, corrections: int) -> tuple[Slice, int]:
+        sampler = EDMSampler(num_steps=1, sigma_start=1.0, s_churn=0.0)
+        synthesizer = DyDiff(denoiser, dynamics, reward, length, corrections, sampler=sampler)
+
+        def chunks() -> None:
+            for begin in range(0, count, 512):
+                synthesizer.synthesize(policy, torch.randn(min(512, count - begin), task.obs_dim))
+
+        return timed(chunks), count
+
+    cases = [(128, 1), (512, 1), (2048, 1), (512, 0), (512, 2), (512, 4)]
+    return {f"B = {count}, M = {corrections}": roll_out(count, corrections) for count, corrections in cases}
+
+
 def _made(agent: type[Agent], task: Task) -> Agent:
     torch.manual_seed(0)
     return agent(task.obs_dim, task.act_dim)
@@ -196,6 +235,8 @@ CASES: dict[str, Callable[[], Variants]] = {
     "cql-hopper": lambda: updates(partial(_made, CQL), TASKS["hopper"], "cql", count=4),
     "diffql-hopper": lambda: updates(partial(_made, DiffQL), TASKS["hopper"], None, count=10),
     "draft-hopper": drafts,
+    "dataset-size": lambda: sizes(TASKS["hopper"]),
+    "rollout-hopper": rollouts,
     "evaluation-halfcheetah": lambda: evaluation(TASKS["halfcheetah"]),
     "evaluation-maze2d-umaze": lambda: evaluation(TASKS["maze2d-umaze"]),
 }

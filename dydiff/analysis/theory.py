@@ -1,9 +1,9 @@
 """The paper's theory (section 4.3) beside measured errors: the constants, the bounds, and whether they hold.
 
-Distances are root mean squares over dimensions, of standardised states or of actions, averaged over trajectories; between
-sequences, the largest over steps. The proofs of Lemma 1 and Theorem 1 are about total variation, which is 1 between a
-deterministic environment and any model with a density: with it they say nothing. With distances they are not proven;
-they are reported as what a reader of the paper would compute.
+Distances are root mean squares over dimensions, of standardised states or of actions, averaged over trajectories;
+between sequences, the largest over steps. The proofs of Lemma 1 and Theorem 1 are about total variation, which is 1
+between a deterministic environment and any model with a density: with it they say nothing. With distances they are not
+proven; they are reported as what a reader of the paper would compute.
 """
 
 import csv
