@@ -19,8 +19,8 @@ demo: install  ## TD3BC + DyDiff on the dataset that ships with the repository, 
 demo-base: install  ## the same agent without synthetic data
 	$(RUN_DEMO) --rollout configs/rollout/base.yaml
 
-test: install  ## the test suite, without the tests marked slow
-	$(BIN)/python -m pytest
+test: install  ## the test suite, without the tests marked slow, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The d4rl package cannot be imported with all that it asks for (mujoco_py), but without it its loaders can.
 test-d4rl: install  ## the loader against the d4rl package itself, which is installed for it
