@@ -79,6 +79,35 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than the checkpoint's.
+
+    Args:
+        checkpoint: What to go on from.
+        class_path: Class of the model that is to go on.
+        settings: Its arguments, as plain values.
+
+    Raises:
+        UserError: The class or a setting differs.
+    """
+    made_with = checkpoint.get("hyper_parameters", {})
+    made_by = made_with.get("_class_path", class_path)
+    if made_by != class_path:
+        raise UserError(f"The checkpoint was made by {made_by}, this command trains a {class_path}.")
+    for key, value in settings.items():
+        linked = key in ("obs_dim", "act_dim")
+        if key in made_with and not linked and _listed(made_with[key]) != value:
+            raise UserError(
+                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: go on "
+                "with the checkpoint's own settings, or begin a new run."
+            )
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists: a config knows only these."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def check_weights(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path | str, name: str) -> None:
     """Refuse weights that are not a module's.
 

@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dydiff.agents.base import Agent, check_task
-from dydiff.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint
+from dydiff.checkpoints import WholeCheckpointIO, check_settings, check_weights, publish, read_checkpoint
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.video import check_video, save_video
@@ -126,7 +126,7 @@ class DyDiffCLI(LightningCLI):
         if path is not None and path not in _KNOWN_CHECKPOINTS:
             self.checkpoint = read_checkpoint(Path(path))
             if self.config.subcommand == "fit":
-                _check_hyperparameters(self.checkpoint, config.model)
+                check_settings(self.checkpoint, config.model.class_path, plain(config.model.init_args))
         # Not Lightning's own: it lets the checkpoint's hyperparameters silently override YAML and command line.
 
     def before_instantiate_classes(self) -> None:
@@ -263,25 +263,6 @@ class _Parsed(DyDiffCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
-
-
-def _check_hyperparameters(checkpoint: dict[str, Any], model: Namespace) -> None:
-    """Refuse to go on with other settings than the checkpoint's.
-
-    Raises:
-        UserError: A setting of the model differs.
-    """
-    made_with = checkpoint.get("hyper_parameters", {})
-    made_by = made_with.get("_class_path", model.class_path)
-    if made_by != model.class_path:
-        raise UserError(f"The checkpoint was made by {made_by}, this command trains a {model.class_path}.")
-    for key, value in plain(model.init_args).items():
-        linked = key in ("obs_dim", "act_dim")
-        if key in made_with and not linked and plain(made_with[key]) != value:
-            raise UserError(
-                f"The checkpoint was made with model.{key} {plain(made_with[key])}, this command says {value}: go on "
-                "with the checkpoint's own settings, or begin a new run."
-            )
 
 
 def parse_fit(args: Sequence[str]) -> Namespace:
