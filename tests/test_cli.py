@@ -432,7 +432,10 @@ def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
     assert len([path for path in Path("runs/parts").iterdir() if path.name.startswith("dyn-")]) == 2
     table = ["analyze", "error_table", "--folder", "errors", "--reference", "draft", "--out", "table.md"]
     assert main(table) == 0
-    read = [list(csv.DictReader(path.open())) for path in sorted(Path("errors").glob("*/hopper_summary.csv"))]
+    read = [
+        list(csv.DictReader(path.read_text().splitlines()))
+        for path in sorted(Path("errors").glob("*/hopper_summary.csv"))
+    ]
     drafts = [float(rows[0]["mean"]) for rows in read]
     lines = Path("table.md").read_text().splitlines()
     assert lines[0] == "### hopper, recorded"
@@ -441,6 +444,44 @@ def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
     assert f"| {np.mean(ratios):.3g} ± {np.std(ratios, ddof=1):.2g} |" in lines[5]
     assert main([*table, "--reference", "nobody"]) == 2
     assert main([*table, "--folder", "pretrain"]) == 2
+
+
+def test_analyze_holds_the_theory_against_measured_errors(place, capsys):
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
+    source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    agent = {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
+    write_yaml(Path("theory.yaml"), {
+        "source": source, "synthesizer": synthesizer, "agent": agent, "holdout_fraction": 0.5,
+        "checkpoint": "runs/run/version_0/checkpoints/last.ckpt", "max_corrections": 2})  # fmt: skip
+    assert main(["analyze", "theory", "--config", "theory.yaml"]) == 0
+    told = capsys.readouterr().out
+    c_d, c_pi, c = map(float, re.search(r"C_d = ([\d.]+), C_pi = ([\d.]+), so C = ([\d.]+)\.", told).groups())
+    assert c == pytest.approx(c_d * c_pi, abs=0.02 * (c_d + c_pi + 1))
+    assert f"C < 1: {'yes' if c < 1 else 'no'}" in told and "Measured errors within eq. 17:" in told
+    table = [
+        line.split("|")[1:-1] for line in Path("runs/theory/hopper.md").read_text().splitlines() if "|" in line[:1]
+    ]
+    assert [row[0].strip() for row in table] == ["M", "---", "0", "1", "2"] and len({len(row) for row in table}) == 1
+    rows = list(csv.DictReader(Path("runs/theory/hopper.csv").read_text().splitlines()))
+    errors = [float(row["error"]) for row in rows if row["corrections"] == "1"]
+    assert float(table[3][1]) == pytest.approx(max(errors), abs=1e-3)
+
+
+def test_analyze_gives_the_heldout_error_in_one_number(place):
+    synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
+    source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    write_yaml(Path("held.yaml"), {"source": source, "synthesizer": synthesizer, "holdout_fraction": 0.5})
+    sampler = ["--synthesizer.init_args.sampler.sigma_start", "0.01", "--synthesizer.init_args.sampler.s_churn", "0"]
+    synthesizer["init_args"]["num_corrections"] = 0
+    write_yaml(Path("draft.yaml"), {"source": source, "synthesizer": synthesizer, "holdout_fraction": 0.5})
+    for name, options in (("noise", []), ("draft", ["--config", "draft.yaml"]), ("near", sampler)):
+        command = ["analyze", "heldout_error", "--config", "held.yaml", *options, "--out", name]
+        assert main(command) == 0
+    noise, draft, near = (
+        yaml.safe_load(Path(f"{n}/result.yaml").read_text())["mean"] for n in ("noise", "draft", "near")
+    )
+    assert near == pytest.approx(draft, rel=0.2) and noise != pytest.approx(draft, rel=0.2)
 
 
 def test_analyze_compares_transitions(place, capsys):

@@ -244,10 +244,9 @@ def _verdict(
 
 
 def _table(iterations: list[Iteration], bounds: list[float]) -> list[str]:
-    header = (
-        "| M | largest error over steps | eq. 17 | mean error | actions against the policy's | nearest real state |"
-    )
-    rows = [header, "|" + "---|" * 6]
+    columns = ["M", "largest error over steps", "eq. 17", "mean error", "actions against the policy's"]
+    columns += ["nearest real state", "gap of returns"]
+    rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for m, (each, bound) in enumerate(zip(iterations, bounds, strict=True)):
         figures = (each.errors.max(), bound, each.errors.mean(), each.inconsistency, each.coverage, each.return_gap)
         rows.append(f"| {m} | {' | '.join(f'{float(figure):.3f}' for figure in figures)} |")
