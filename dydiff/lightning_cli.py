@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,10 @@ class DyDiffCLI(LightningCLI):
     parts: Parts
 
     def __init__(self, args: Sequence[str]) -> None:
+        with ExitStack() as self._until_exit:
+            self._run(args)
+
+    def _run(self, args: Sequence[str]) -> None:
         super().__init__(
             L.LightningModule,
             OfflineDataModule,
@@ -142,6 +146,7 @@ class DyDiffCLI(LightningCLI):
         make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
+            self._until_exit.enter_context(self.part.alone())
             if self.part.trained:
                 raise AlreadyTrained(f"Already trained: {self.part.weights}. Delete it to train it again.")
             if self.part.interrupted.is_file():
@@ -189,7 +194,7 @@ class DyDiffCLI(LightningCLI):
         self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, self.log_dir)
-        self.seconds = self.parts.train_and_load(train_part, self.trainer.world_size)
+        self.seconds = self.parts.train_and_load(train_part)
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         if self.part is None:

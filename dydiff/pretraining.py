@@ -5,7 +5,7 @@ import importlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
@@ -69,6 +69,27 @@ class Part:
     @property
     def trained(self) -> bool:
         return self.weights.is_file()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait while another run trains this part; a run that dies lets go.
+
+        The ranks of one run are one: the first holds the part for all.
+        """
+        if getattr(rank_zero_only, "rank", 0):  # known from the environment, before any rank has met another
+            yield
+            return
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.directory.with_name(f".{self.directory.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            rank_zero_info(f"Waiting for another run that trains {self.directory.name} ...")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class Parts(list[Part]):
@@ -134,15 +155,8 @@ class Parts(list[Part]):
             self.append(known)
         return known
 
-    def train_and_load(self, run: Callable[[list[str]], object], num_ranks: int = 1) -> dict[str, float]:
+    def train_and_load(self, run: Callable[[list[str]], object]) -> dict[str, float]:
         """Train by ``run(command)`` what no earlier run has trained, and load all weights.
-
-        Of several runs that need the same part, one trains it and the others wait for it (runs on several ranks do
-        not look for others).
-
-        Args:
-            run: Runs a command of ``fit``, unless the part has been trained meanwhile.
-            num_ranks: Processes that train together.
 
         Returns:
             Seconds of each part that had to be trained.
@@ -151,28 +165,11 @@ class Parts(list[Part]):
         for part in self:
             if not part.trained:
                 begin = time.perf_counter()
-                with nullcontext() if num_ranks > 1 else _only_one(part.directory):
-                    run(list(part.command))
+                run(list(part.command))
                 seconds[part.name] = time.perf_counter() - begin
             assert part.module is not None
             load_weights(part.module, part.weights)
         return seconds
-
-
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Wait while another process trains the part of a folder; a holder that dies lets go."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        rank_zero_info(f"Waiting for another run that trains {directory.name} ...")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def config_paths(settings: Any) -> Iterator[Path]:

@@ -97,6 +97,30 @@ def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     assert len(trained) == 3
 
 
+def test_of_two_runs_that_need_a_part_one_trains_it(place):
+    """Both start at once; the second waits, and finds it trained."""
+    command = [
+        sys.executable,
+        "-m",
+        "dydiff",
+        "fit",
+        "--config",
+        "pretrain/rew.yaml",
+        *QUIET,
+        "--data.init_args.source",
+    ]
+    command.append("{class_path: dydiff.data.d4rl.D4RLSource, init_args: {path: hopper.hdf5}}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    told = sorted(run.communicate()[0] for run in both)
+    assert [run.returncode for run in both] == [0, 0]
+    assert (
+        sum("best holdout loss" in text for text in told) == 1 and sum("Already trained" in text for text in told) == 1
+    )
+    (part,) = parts().values()
+    assert len(list(part.glob("events*"))) == 1
+
+
 def test_an_interrupted_part_is_not_taken_for_a_trained_one(place):
     assert fit() == 0
     directory = parts()["den"]
