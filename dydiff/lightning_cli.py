@@ -139,6 +139,7 @@ class DyDiffCLI(LightningCLI):
         if self.checkpoint is not None and issubclass(class_of(config.model), Agent):
             check_task(self.checkpoint, self.source.task)
         if self.subcommand != "fit":
+            self.save_config_callback = None  # there is no log folder: it would write into the working directory
             config.rollout = Namespace(NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return

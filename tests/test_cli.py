@@ -238,7 +238,7 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert shown == pytest.approx(logged, rel=1e-5)
     assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     assert "eval/score" in capsys.readouterr().out
-    assert not Path("runs/parts").exists()
+    assert not Path("runs/parts").exists() and not Path("config.yaml").exists()
 
 
 def test_a_film_shows_the_first_scored_episode(place):
