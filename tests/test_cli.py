@@ -492,6 +492,20 @@ def test_analyze_holds_the_theory_against_measured_errors(place, capsys):
     assert float(table[3][1]) == pytest.approx(max(errors), abs=1e-3)
 
 
+def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
+    source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    agent = {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
+    write_yaml(Path("draw.yaml"), {
+        "source": source, "synthesizers": {"dydiff": synthesizer}, "agent": agent, "holdout_fraction": 0.5,
+        "checkpoint": "runs/run/version_0/checkpoints/last.ckpt", "dimensions": [0, 10]})  # fmt: skip
+    assert main(["analyze", "state_trajectories", "--config", "draw.yaml"]) == 0
+    assert Path("runs/state_trajectories/hopper.png").stat().st_size > 5000
+    assert main(["analyze", "state_trajectories", "--config", "draw.yaml", "--dimensions", "[11]"]) == 2
+    assert "have 11 dimensions, from 0 on: there is no 11" in capsys.readouterr().err
+
+
 def test_analyze_gives_the_heldout_error_in_one_number(place):
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]

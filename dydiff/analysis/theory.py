@@ -16,8 +16,7 @@ from torch import Tensor
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.replay import RecordedActions, real_rollout, restorable
-from dydiff.errors import UserError
+from dydiff.envs.replay import RecordedActions, real_rollout, start_states
 from dydiff.files import replacing
 from dydiff.rollout.base import Policy
 from dydiff.rollout.dydiff import DyDiff
@@ -198,11 +197,8 @@ def theory(
     """
     task, episodes = source.task, source.load()
     load_agent(agent, checkpoint, task)
-    starts = episodes.select(episodes.split(holdout_fraction)[1]).transitions.obs
-    starts = starts[restorable(task, starts)]
-    if len(starts) == 0:
-        raise UserError("The simulator cannot be set to any of the held-out states.")
-    starts = starts[torch.randperm(len(starts), generator=torch.Generator().manual_seed(seed))[:num_trajectories]]
+    held_out = episodes.select(episodes.split(holdout_fraction)[1])
+    starts = start_states(task, held_out.transitions.obs, num_trajectories, seed)
     synthesizer.attach(source)
     data, policy = episodes.transitions, agent.policy(sample=False)
     constants, iterations = measure(synthesizer, task, policy, data.obs, starts, gamma, max_corrections, seed)

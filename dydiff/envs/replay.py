@@ -22,6 +22,18 @@ def restorable(task: Task, obs: Tensor) -> Tensor:
     return (obs.abs() < VELOCITY_CLIP).all(-1)
 
 
+def start_states(task: Task, obs: Tensor, count: int, seed: int) -> Tensor:
+    """Up to ``count`` of the states ``obs [N, O]`` that the simulator can be set to, drawn by a seed.
+
+    Raises:
+        UserError: It can be set to none of them.
+    """
+    usable = obs[restorable(task, obs)]
+    if len(usable) == 0:
+        raise UserError(f"The simulator of {task.name} cannot be set to any of these {len(obs)} states.")
+    return usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
 @torch.no_grad()
 def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Play a policy from given states in the real environment.
