@@ -164,9 +164,9 @@ class SyntheticRollout(L.Callback):
     def range_excess(self, trajectories: Trajectories) -> Tensor:
         """How far each trajectory leaves the data's range, ``[N]``: in the worst of its states and dimensions, in
         units of the dimension's range; 0 within."""
-        states = trajectories.obs[:, 1:]
+        states = torch.stack([trajectories.obs[:, 1:], trajectories.next_obs], dim=2)
         outside = torch.maximum(self._low - states, states - self._high) / (self._high - self._low).clamp(min=1e-6)
-        return outside.amax(-1).where(trajectories.valid, 0).amax(1).clamp(min=0)
+        return outside.amax((2, 3)).where(trajectories.valid, 0).amax(1).clamp(min=0)
 
     def keep(self, filter: Filter, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
         """The ``keep_ratio`` of a rollout with the largest keys, in order."""

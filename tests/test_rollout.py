@@ -103,6 +103,27 @@ def test_drafts_of_means_have_no_noise():
         assert torch.allclose(first, second, atol=1e-5) == alike
 
 
+def test_next_states_of_the_dynamics_follow_from_the_corrected_ones():
+    """A denoiser that is wrong by a constant spoils the trajectory's own next states, not these."""
+
+    class Shifted(ExactDenoiser):
+        def sample_states(self, obs, act, sampler, generator=None):
+            states = super().sample_states(obs, act, sampler, generator)
+            return torch.cat([states[:, :1], states[:, 1:] + 0.3], dim=1)
+
+    start = torch.randn(6, 3)
+    made = {}
+    for source in ("trajectory", "dynamics"):
+        synthesizer = DyDiff(Shifted(), ExactDynamics(), ExactReward(), 5, 1, next_states=source)
+        made[source] = synthesizer.synthesize(policy, start)[0]
+    assert torch.equal(made["trajectory"].obs, made["dynamics"].obs)
+    obs, act, _, next_obs, _ = made["dynamics"].transitions()
+    torch.testing.assert_close(next_obs, true_rollout(obs, act[:, None])[:, 1])
+    obs, act, _, next_obs, _ = made["trajectory"].transitions()
+    assert (next_obs - true_rollout(obs, act[:, None])[:, 1]).abs().max() > 0.02
+    assert torch.equal(next_obs.view(6, 5, 3), made["trajectory"].obs[:, 1:])
+
+
 @pytest.mark.parametrize("length", [1, 2, 10])
 def test_every_length_up_to_the_horizon(length):
     synthesizer = DyDiff(ExactDenoiser(), ExactDynamics(), ExactReward(), length, 2)
@@ -159,7 +180,7 @@ def test_draft_noise_is_the_generators():
 def with_returns(returns):
     count = len(returns)
     flags = torch.zeros(count, 1).bool()
-    return Trajectories(torch.zeros(count, 2, 1), torch.zeros(count, 1, 1), returns[:, None], flags, ~flags)
+    return Trajectories.cut(torch.zeros(count, 2, 1), torch.zeros(count, 1, 1), returns[:, None], flags)
 
 
 class TestFilters:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor
 
+from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource, Transitions
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
@@ -66,47 +68,64 @@ def _correlations(table: Tensor) -> Tensor:
     return torch.corrcoef(table.T).nan_to_num(0.0)  # a constant dimension correlates with nothing
 
 
+@torch.no_grad()
 def transition_quality(
     source: EpisodeSource,
     synthesizer: Synthesizer,
+    agent: Agent | None = None,
+    checkpoint: str | None = None,
     num_transitions: int = 20_000,
     seed: int = 0,
     out: str = "runs/transition_quality",
 ) -> None:
     """Compare synthetic transitions with the dataset's and with the real environment.
 
-    The synthesizer must do without a policy, as SynthER does. Two disjoint halves of the dataset are compared
-    likewise: what no model can beat. Writes ``<out>/<dataset>.csv`` and ``<out>/<dataset>.png``, prints a summary.
+    Two disjoint halves of the dataset are compared likewise: what no model can beat. Writes ``<out>/<dataset>.csv``,
+    ``<out>/<dataset>.png`` and, for the table of a sweep, ``<out>/result.yaml``; prints a summary.
 
     Args:
-        source: The dataset.
+        source: The dataset; it gives the start states.
         synthesizer: Makes the transitions.
+        agent: The agent whose policy is rolled out, for a synthesizer that needs one; SynthER does not.
+        checkpoint: Its checkpoint.
         num_transitions: Transitions of each kind.
         seed: Seed of the synthesizer and of the halves.
         out: Folder of the results.
 
     Raises:
-        UserError: The synthesizer asks for actions.
+        UserError: An agent without a checkpoint, or none where the synthesizer asks for actions.
     """
 
-    def no_policy(obs: Tensor) -> Tensor:
-        raise UserError("transition_quality compares data that are made without a policy, such as SynthER's.")
+    def policy(obs: Tensor) -> Tensor:
+        raise UserError("This synthesizer rolls a policy out: name an 'agent' and its 'checkpoint'.")
 
+    if agent is not None:
+        if checkpoint is None:
+            raise UserError("An agent to measure with needs its 'checkpoint'.")
+        load_agent(agent, checkpoint, source.task)
+        policy = agent.policy(sample=False)
     generator = torch.Generator().manual_seed(seed)
     real = source.load().transitions
     order = torch.randperm(len(real.reward), generator=generator)
     count = min(num_transitions, len(order) // 2)
     first, second = real.at(order[:count]), real.at(order[count : 2 * count])
     synthesizer.attach(source)
-    made = synthesizer.synthesize(no_policy, first.obs, generator)[0]
+    num_starts = -(-count // getattr(synthesizer, "rollout_length", 1))
+    trajectories = synthesizer.synthesize(policy, first.obs[:num_starts], generator)[0]
+    made = trajectories.at(trajectories.finite).transitions()
+    made = made.at(torch.randperm(len(made.reward), generator=generator))
     results = {
-        "synthetic": measure_quality(made.at(made.finite).transitions(), first, source.task),
+        "synthetic": measure_quality(made, first, source.task),
         "real": measure_quality(second, first, source.task),
     }
     names = _dimension_names(source.task)
     folder = Path(out)
     _write_csv(results, names, folder / f"{source.name}.csv")
-    _plot(made.transitions(), first, results, names, folder / f"{source.name}.png", source.name)
+    _plot(made, first, results, names, folder / f"{source.name}.png", source.name)
+    error = results["synthetic"].dynamics_error
+    figures = {"dynamics_error": float(error.mean()), "median": float(error.median())}
+    with replacing(folder / "result.yaml") as part:
+        part.write_text(yaml.safe_dump(figures, sort_keys=False))
     for kind, quality in results.items():
         error = quality.dynamics_error
         worst = int(quality.distances.argmax())

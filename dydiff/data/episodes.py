@@ -55,6 +55,7 @@ class Trajectories(NamedTuple):
         obs: ``[N, L + 1, O]``, the state after the last action included.
         act: ``[N, L, A]``.
         reward: ``[N, L]``.
+        next_obs: ``[N, L, O]``, the state that each step leads to: that of ``obs``, unless a synthesizer knows better.
         terminal: bool ``[N, L]``, the step ends the episode.
         valid: bool ``[N, L]``, the step lies before or at the first terminal one.
     """
@@ -62,6 +63,7 @@ class Trajectories(NamedTuple):
     obs: Tensor
     act: Tensor
     reward: Tensor
+    next_obs: Tensor
     terminal: Tensor
     valid: Tensor
 
@@ -82,21 +84,22 @@ class Trajectories(NamedTuple):
     @property
     def finite(self) -> Tensor:
         """Whether every valid step is made of finite numbers, bool ``[N]``."""
-        steps = self.obs[:, 1:].isfinite().all(-1) & self.act.isfinite().all(-1) & self.reward.isfinite()
-        return (steps | ~self.valid).all(1) & self.obs[:, 0].isfinite().all(-1)
+        states = self.obs[:, :-1].isfinite().all(-1) & self.next_obs.isfinite().all(-1)
+        steps = states & self.act.isfinite().all(-1) & self.reward.isfinite()
+        return (steps | ~self.valid).all(1)
 
     def transitions(self) -> Transitions:
         """The valid steps, in order, as ``[sum(lengths)]`` transitions."""
         keep = self.valid
         return Transitions(
-            self.obs[:, :-1][keep], self.act[keep], self.reward[keep], self.obs[:, 1:][keep], self.terminal[keep]
+            self.obs[:, :-1][keep], self.act[keep], self.reward[keep], self.next_obs[keep], self.terminal[keep]
         )
 
     @classmethod
-    def cut(cls, obs: Tensor, act: Tensor, reward: Tensor, terminal: Tensor) -> Self:
+    def cut(cls, obs: Tensor, act: Tensor, reward: Tensor, terminal: Tensor, next_obs: Tensor | None = None) -> Self:
         """Trajectories whose steps after the first terminal one are marked invalid."""
         ended_before = terminal.cumsum(1) - terminal.long() > 0
-        return cls(obs, act, reward, terminal, ~ended_before)
+        return cls(obs, act, reward, obs[:, 1:] if next_obs is None else next_obs, terminal, ~ended_before)
 
     @classmethod
     def single_steps(cls, transitions: Transitions) -> Self:

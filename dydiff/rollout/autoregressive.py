@@ -72,7 +72,8 @@ class Autoregressive(Synthesizer):
         next_obs = self.dynamics.step(obs, act, generator, self.sample_states)
         return next_obs.clamp(self.low, self.high) if self.clip_states else next_obs
 
-    def finish(self, obs: Tensor, act: Tensor) -> Trajectories:
+    def finish(self, obs: Tensor, act: Tensor, next_obs: Tensor | None = None) -> Trajectories:
         """Predict rewards, and cut after the first terminal state."""
-        terminal = self.terminated(obs[:, :-1], act, obs[:, 1:])
-        return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal)
+        next_obs = obs[:, 1:] if next_obs is None else next_obs
+        terminal = self.terminated(obs[:, :-1], act, next_obs)
+        return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
