@@ -69,7 +69,10 @@ def _start(cpus_per_run: float, gpus_per_run: float) -> Any:
         here: dict[str, Any] = {"object_store_memory": _STORE_BYTES, "include_dashboard": False}
         if "RAY_ADDRESS" in os.environ:
             here = {}
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+        except ConnectionError as error:
+            raise UserError(f"No Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}.") from None
     there = ray.cluster_resources()
     for kind, asked in (("CPU", cpus_per_run), ("GPU", gpus_per_run)):
         if asked > there.get(kind, 0):
