@@ -99,8 +99,7 @@ def run_sweep(args: Sequence[str]) -> None:
     """``sweep``: many runs; what follows ``--`` goes to each of them."""
     end = args.index("--") if "--" in args else len(args)
     own, extra = args[:end], args[end + 1 :]
-    parser = Parser(prog="python -m dydiff sweep", description=sweep.__doc__ or "")
-    parser.add_argument("-c", "--config", action="config")
+    parser = _parser("sweep", "", sweep)
     _call(sweep, parser, own, check=check, extra=extra)
 
 
@@ -120,7 +119,7 @@ def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **g
 
 def run_report(args: Sequence[str]) -> None:
     """``report``: tables and pictures of runs."""
-    parser = Parser(prog="python -m dydiff report", description=report.__doc__ or "")
+    parser = Parser(prog="python -m dydiff report", description=_summary(report))
     parser.add_argument("runs", nargs="+", help="Folders of runs; all runs below them count.")
     parser.add_function_arguments(report, skip={"runs"})
     report(**parser.parse_args(list(args)))
@@ -135,9 +134,14 @@ OTHERS: dict[str, Callable[[Sequence[str]], None]] = {"sweep": run_sweep, "repor
 
 
 def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
-    parser = Parser(prog=f"python -m dydiff {command} {name}", description=function.__doc__ or "")
+    parser = Parser(prog=f"python -m dydiff {command} {name}".rstrip(), description=_summary(function))
     parser.add_argument("-c", "--config", action="config")
     return parser
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    """What a docstring says before it comes to the arguments, which are listed by themselves."""
+    return inspect.getdoc(function).partition("Args:")[0].strip()  # type: ignore[union-attr]
 
 
 def _run_command(command: str, args: Sequence[str]) -> None:
@@ -211,6 +215,9 @@ def main(args: Sequence[str] | None = None) -> int:
             _run_command(arguments[0], arguments[1:])
         elif arguments and arguments[0] in OTHERS:
             OTHERS[arguments[0]](arguments[1:])
+        elif arguments and not arguments[0].startswith("-") and arguments[0] not in DyDiffCLI.subcommands():
+            known = (*DyDiffCLI.subcommands(), *COMMANDS, *OTHERS)
+            raise UserError(f"There is no command '{arguments[0]}'.{did_you_mean(arguments[0], known)}")
         else:
             DyDiffCLI(arguments)
     except AlreadyTrained as nothing_to_do:

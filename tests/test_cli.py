@@ -394,8 +394,8 @@ def test_horizon_that_no_episode_has(place, capsys):
 
 
 def test_unknown_command(capsys):
-    assert main(["fitt"]) == 2
-    assert "choose from 'fit', 'validate', 'test'" in capsys.readouterr().err
+    assert main(["sweeep"]) == 2
+    assert "There is no command 'sweeep'. Did you mean sweep?" in capsys.readouterr().err
 
 
 def test_damaged_dataset_stops_before_anything_is_trained(place, capsys):
