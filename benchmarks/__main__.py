@@ -256,7 +256,8 @@ def main() -> None:
         results += measure(case, CASES[case](), ROUNDS)
     if chosen == list(CASES):
         with (HERE / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Result)])
+            fields = [field.name for field in dataclasses.fields(Result)]
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
             writer.writeheader()
             for result in results:
                 row = dataclasses.asdict(result)
