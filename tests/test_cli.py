@@ -535,8 +535,18 @@ def test_analyze_compares_transitions(place, capsys):
     assert Path("found/hopper.png").stat().st_size > 20_000
     needs_policy = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     write_yaml(Path("wrong.yaml"), {"source": source, "synthesizer": needs_policy})
-    assert main(["analyze", "transition_quality", "--config", "wrong.yaml"]) == 2
-    assert "made without a policy" in capsys.readouterr().err
+    quality = ["analyze", "transition_quality", "--config", "wrong.yaml"]
+    assert main(quality) == 2
+    assert "name an 'agent' and its 'checkpoint'" in capsys.readouterr().err
+    agent = ["--agent=dydiff.agents.td3bc.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
+    assert main([*quality, *agent]) == 2
+    assert "needs its 'checkpoint'" in capsys.readouterr().err
+    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
+    assert main([*quality, *agent, checkpoint, "--out", "rolled"]) == 0
+    told = capsys.readouterr().out
+    figures = yaml.safe_load(Path("rolled/result.yaml").read_text())
+    assert f"dynamics error mean {figures['dynamics_error']:.2e} median {figures['median']:.2e}" in told
 
 
 DOCUMENTED = re.findall(r"`(--[^`]+)`", (ROOT / "README.md").read_text())
