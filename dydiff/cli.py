@@ -82,7 +82,8 @@ def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
     """
     try:
         if args[0] == "analyze":
-            config = _analysis_parser(args[1], ANALYSES[args[1]]).parse_args(list(args[2:]))
+            name = _known("analyze", args[1:], ANALYSES)
+            config = _analysis_parser(name, ANALYSES[name]).parse_args(list(args[2:]))
             parts = _analysis_parts(config)
         else:
             config = parse_fit(args)
@@ -157,10 +158,19 @@ def _run_command(command: str, args: Sequence[str]) -> None:
         for known, function in functions.items():
             print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
         raise SystemExit(0)
+    run(_known(command, args, functions), args[1:])
+
+
+def _known(command: str, args: Sequence[str], functions: Mapping[str, Any]) -> str:
+    """The first argument, if it is one of the functions.
+
+    Raises:
+        UserError: It is not.
+    """
+    name = args[0] if args else ""
     if name not in functions:
-        known = " or ".join(functions)
-        raise UserError(f"{command} what? {known}, not '{name}'.{did_you_mean(name, functions)}")
-    run(name, args[1:])
+        raise UserError(f"{command} what? {' or '.join(functions)}, not '{name}'.{did_you_mean(name, functions)}")
+    return name
 
 
 def _obs_dim(source: EpisodeSource) -> int:

@@ -23,8 +23,8 @@ from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule, load_weights
 from dydiff.rollout.base import Synthesizer
 
-# What a part is trained with does not change what it is.
-_MACHINE_KEYS = {
+# Settings of the trainer that say where and how it runs, not what comes out.
+MACHINE_KEYS = {
     "accelerator",
     "devices",
     "num_nodes",
@@ -202,7 +202,7 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         "seed": settings["seed_everything"],
         "model": settings["model"],
         "data": {key: value for key, value in settings["data"]["init_args"].items() if key != "source"},
-        "trainer": {key: value for key, value in settings["trainer"].items() if key not in _MACHINE_KEYS},
+        "trainer": {key: value for key, value in settings["trainer"].items() if key not in MACHINE_KEYS},
     }
     key = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return Path(runs_dir) / "parts" / f"{name}-{source.name}-{key}"

@@ -168,6 +168,29 @@ def test_wrong_settings_stop_a_sweep_before_it_begins(place, capsys):
     assert not Path("runs").exists()
 
 
+def test_a_sweep_of_an_unknown_analysis_is_refused(place, capsys):
+    write_sweep(place)
+    assert main(["sweep", "--config", "sweep.yaml", "--command", "[analyze, horizon]"]) == 2
+    assert "Did you mean horizon_error" in capsys.readouterr().err
+    assert main(["sweep", "--config", "sweep.yaml", "--command", "[collect]"]) == 2
+    assert "A sweep is over fit or analyze, not 'collect'" in capsys.readouterr().err
+
+
+def test_a_run_may_move_but_not_change(place, capsys):
+    """Another runs_dir or device is the same run; another learning rate is not."""
+    write_sweep(place, (0,), data={"base": BASE})
+    folder = Path("runs/tiny/base-0")
+    folder.mkdir(parents=True)
+    (folder / "finished").touch()
+    assert main(["sweep", "--config", "sweep.yaml"]) == 0
+    Path("runs").rename("moved")
+    moved = ["sweep", "--config", "sweep.yaml", "--runs_dir", "moved"]
+    assert main([*moved, "--", "--trainer.devices=1"]) == 0
+    assert "1 runs, 1 of them finished" in capsys.readouterr().out
+    assert main([*moved, "--", "--model.init_args.lr=0.5"]) == 2
+    assert "moved/tiny/base-0 was made with other settings" in capsys.readouterr().err
+
+
 def test_commands_of_a_sweep_can_be_printed(place, capsys):
     write_sweep(place)
     assert main(["sweep", "--config", "sweep.yaml", "--dry_run", "true", "--", "--trainer.max_epochs=1"]) == 0

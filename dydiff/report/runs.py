@@ -10,20 +10,11 @@ from typing import Any
 import yaml
 
 from dydiff.errors import UserError
+from dydiff.pretraining import MACHINE_KEYS
 
 SCORE = "eval/score"
 # What may differ between runs of one method: the seed, the names, the machine, and what the labels tell already.
 _NOT_SETTINGS = ("seed_everything", "name", "runs_dir", "ckpt_path", "weights_only", "config", "compile", "data.source")
-_MACHINE = (
-    "accelerator",
-    "devices",
-    "strategy",
-    "num_nodes",
-    "precision",
-    "logger",
-    "enable_progress_bar",
-    "callbacks",
-)
 
 
 @dataclass(frozen=True)
@@ -165,7 +156,11 @@ def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     if isinstance(config, dict):
         for key, value in config.items():
             path = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
-            ignored = path.startswith(_NOT_SETTINGS) or (prefix == "trainer" and key in _MACHINE) or key == "class_path"
+            ignored = (
+                path.startswith(_NOT_SETTINGS)
+                or (prefix == "trainer" and key in (*MACHINE_KEYS, "callbacks"))
+                or key == "class_path"
+            )
             if not ignored:
                 yield from _flat(value, path)
     else:

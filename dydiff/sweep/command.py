@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dydiff.errors import UserError
 from dydiff.files import replacing
-from dydiff.pretraining import Parts, plain
+from dydiff.pretraining import MACHINE_KEYS, Parts, plain
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
 from dydiff.sweep.tune import run_jobs
@@ -61,7 +61,8 @@ def sweep(
     jobs: dict[str, Job] = {}
     runs = [_plan(trial, name, command, runs_dir, check, jobs) for trial in expand(axes, options, extra)]
     waiting = [job for job, _ in runs if not job.is_finished]
-    parts = [part for part in jobs.values() if not part.is_finished]
+    needed = {part for job in waiting for part in job.needs}
+    parts = [part for part in jobs.values() if part.name in needed and not part.is_finished]
     if dry_run:
         for job in (*parts, *waiting):
             print(job.command)
@@ -96,7 +97,15 @@ def _plan(
         jobs.setdefault(known.name, known)
     resuming = ("--ckpt_path", "last") if command[0] == "fit" else ()
     job = Job(trial.name, (*args, *resuming), folder, folder / "log.txt", folder / "finished", needs)
-    return job, plain(settings)
+    return job, _identity(plain(settings))
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that say where a run lies and on what machine: it may move, and go on there."""
+    kept = {key: value for key, value in settings.items() if key not in ("config", "runs_dir", "name", "out")}
+    if "trainer" in kept:
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in MACHINE_KEYS}
+    return kept
 
 
 def _tell_results(runs: Sequence[Job], path: Path) -> None:
