@@ -16,6 +16,7 @@ from dydiff.analysis.error_table import error_table
 from dydiff.analysis.heldout_error import heldout_error
 from dydiff.analysis.horizon_error import horizon_error
 from dydiff.analysis.maze_trajectories import maze_trajectories
+from dydiff.analysis.rollout_outcomes import rollout_outcomes
 from dydiff.analysis.state_trajectories import state_trajectories
 from dydiff.analysis.theory import theory
 from dydiff.analysis.transition_quality import transition_quality
@@ -35,6 +36,7 @@ ANALYSES: dict[str, Callable[..., None]] = {
     "horizon_error": horizon_error,
     "error_table": error_table,
     "heldout_error": heldout_error,
+    "rollout_outcomes": rollout_outcomes,
     "state_trajectories": state_trajectories,
     "theory": theory,
     "transition_quality": transition_quality,

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dydiff.analysis.horizon_error import Curve, crossing, measure
+from dydiff.analysis.rollout_outcomes import compare
 from dydiff.analysis.theory import error_bound, lemma_1, theorem_1
 from dydiff.analysis.theory import measure as theory_of
 from dydiff.data.d4rl import D4RLSource
@@ -15,6 +16,7 @@ from dydiff.errors import UserError
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.dydiff import DyDiff
+from dydiff.rollout.filters import Hardmax
 
 LENGTH = 7
 
@@ -90,6 +92,25 @@ def test_bounds_are_the_papers():
     assert error_bound(0.5, 2, 32, 0.01, 0.2) == pytest.approx(0.25 * 0.32 + 0.2 * (1 - 0.25) / 0.5)
     assert error_bound(0.5, 60, 32, 0.01, 0.2) == pytest.approx(0.4)
     assert error_bound(1.0, 3, 32, 0.01, 0.2) == pytest.approx(0.32 + 0.6)
+
+
+def test_outcomes_are_counted_and_kept_by_what_was_made():
+    """Four rollouts of two steps: one falls really and as made, one really only, one as made only."""
+    fall, stand = (True, False), (False, False)
+    flags = {"real": (fall, fall, stand, stand), "made": (fall, stand, fall, stand)}
+    rewards = {"real": [1.0, 2.0, 3.0, 4.0], "made": [1.0, 9.0, 3.0, 4.0]}
+    obs, act = torch.zeros(4, 3, 2), torch.zeros(4, 2, 1)
+    made, real = (
+        Trajectories.cut(obs, act, torch.tensor(rewards[kind])[:, None].expand(4, 2), torch.tensor(flags[kind]))
+        for kind in ("made", "real")
+    )
+    outcomes = compare(made, real, Hardmax(keep_ratio=0.5))
+    assert outcomes.terminal == outcomes.really_terminal == outcomes.found == outcomes.false_alarms == 0.5
+    assert outcomes.made_return == (1 + 18 + 3 + 8) / 4 and outcomes.real_return == (1 + 2 + 6 + 8) / 4
+    # Kept are the second and the fourth: what was made promises 13 each, there is 5, and one of the two really falls.
+    assert (outcomes.made_return_kept, outcomes.real_return_kept, outcomes.really_terminal_kept) == (13, 5, 0.5)
+    same = compare(real, real, Hardmax(keep_ratio=0.5))
+    assert same.found == 1 and same.false_alarms == 0 and same.correlation == pytest.approx(1)
 
 
 class Hopper:

@@ -502,6 +502,12 @@ def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt", "dimensions": [0, 10]})  # fmt: skip
     assert main(["analyze", "state_trajectories", "--config", "draw.yaml"]) == 0
     assert Path("runs/state_trajectories/hopper.png").stat().st_size > 5000
+    both = yaml.safe_load(Path("draw.yaml").read_text())
+    del both["dimensions"]
+    write_yaml(Path("outcomes.yaml"), both)
+    assert main(["analyze", "rollout_outcomes", "--config", "outcomes.yaml"]) == 0
+    (row,) = csv.DictReader(Path("runs/rollout_outcomes/hopper.csv").read_text().splitlines())
+    assert row["synthesizer"] == "dydiff" and 0 <= float(row["really_terminal"]) <= 1
     assert main(["analyze", "state_trajectories", "--config", "draw.yaml", "--dimensions", "[11]"]) == 2
     assert "have 11 dimensions, from 0 on: there is no 11" in capsys.readouterr().err
 

@@ -1,0 +1,111 @@
+"""Whether synthetic rollouts end as the real ones do: falls, returns, and what a filter makes of both."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dydiff.agents.base import Agent, load_agent
+from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.envs.replay import real_rollout, start_states
+from dydiff.files import replacing
+from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.filters import Filter, Hardmax
+
+
+class Outcomes(NamedTuple):
+    """How made rollouts compare with the real ones from the same states.
+
+    Attributes:
+        terminal: Share of made rollouts that end in a terminal state.
+        really_terminal: Share of the real ones.
+        found: Of those that really end, the share that ends as made.
+        false_alarms: Of those that really go on, the share that ends as made.
+        made_return: Mean return, as made.
+        real_return: Mean return, really.
+        correlation: Of the two returns, over rollouts.
+        made_return_kept: Mean return of what the filter keeps, as made.
+        real_return_kept: Mean return of the same rollouts, really.
+        really_terminal_kept: Share of what the filter keeps that really ends.
+    """
+
+    terminal: float
+    really_terminal: float
+    found: float
+    false_alarms: float
+    made_return: float
+    real_return: float
+    correlation: float
+    made_return_kept: float
+    real_return_kept: float
+    really_terminal_kept: float
+
+
+def compare(made: Trajectories, real: Trajectories, filter: Filter) -> Outcomes:
+    """Compare made and real rollouts ``[N, L]`` of the same start states, with rewards by one model."""
+    ends, really = made.terminal.any(1), real.terminal.any(1)
+    keys = filter.keys(made, torch.Generator().manual_seed(0))
+    kept = keys.topk(max(1, round(filter.keep_ratio * len(keys)))).indices
+    together = torch.stack([made.returns, real.returns])
+    figures = (
+        ends, really, ends[really], ends[~really], made.returns, real.returns, torch.corrcoef(together)[0, 1],
+        made.returns[kept], real.returns[kept], really[kept],
+    )  # fmt: skip
+    return Outcomes(*(float(figure.float().mean()) for figure in figures))
+
+
+@torch.no_grad()
+def rollout_outcomes(
+    source: EpisodeSource,
+    synthesizers: dict[str, Synthesizer],
+    agent: Agent,
+    checkpoint: str,
+    filter: Filter | None = None,
+    num_trajectories: int = 1000,
+    holdout_fraction: float = 0.1,
+    seed: int = 0,
+    out: str = "runs/rollout_outcomes",
+) -> None:
+    """Compare falls and returns of synthetic rollouts with those of the real environment, from the same states.
+
+    A model that heals the policy's falls, or promises more than there is, misleads the agent however small its mean
+    error. Writes ``<out>/<dataset>.csv`` and prints a table. Rewards of both are the reward model's, so that the states
+    alone make the difference.
+
+    Args:
+        source: The dataset; its held-out episodes give the start states.
+        synthesizers: What to compare, by name; each has a reward model.
+        agent: The agent whose policy is rolled out.
+        checkpoint: Its checkpoint.
+        filter: Keeps a part of the rollouts; ``null`` takes the hardmax filter.
+        num_trajectories: Rollouts.
+        holdout_fraction: The parts' own, so that the start states are held out for them.
+        seed: Seed of start states and rollouts.
+        out: Folder of the result.
+
+    Raises:
+        UserError: No held-out state that the simulator can be set to.
+    """
+    task, episodes = source.task, source.load()
+    load_agent(agent, checkpoint, task)
+    held_out = episodes.select(episodes.split(holdout_fraction)[1])
+    starts = start_states(task, held_out.transitions.obs, num_trajectories, seed)
+    policy, outcomes = agent.policy(sample=False), {}
+    for name, synthesizer in synthesizers.items():
+        synthesizer.attach(source)
+        made = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0]
+        obs, act, _ = real_rollout(task, starts, policy, made.act.shape[1])
+        reward: Tensor = synthesizer.reward(obs[:, :-1], act)  # type: ignore[operator]
+        real = Trajectories.cut(obs, act, reward, task.terminated(obs[:, :-1], act, obs[:, 1:]))
+        outcomes[name] = compare(made, real, filter or Hardmax())
+    path = Path(out, f"{source.name}.csv")
+    with replacing(path) as part, part.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["synthesizer", *Outcomes._fields])
+        rows.writerows([name, *(f"{figure:.4g}" for figure in each)] for name, each in outcomes.items())
+    print(f"| | {' | '.join(field.replace('_', ' ') for field in Outcomes._fields)} |\n|{'---|' * 11}")
+    for name, each in outcomes.items():
+        print(f"| {name} | {' | '.join(f'{figure:.3g}' for figure in each)} |")
+    print(f"Written to {path}")
