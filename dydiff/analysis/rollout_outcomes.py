@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource, Trajectories
-from dydiff.envs.replay import real_rollout, start_states
+from dydiff.envs.replay import held_out_starts, real_rollout
 from dydiff.files import replacing
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
@@ -88,10 +88,9 @@ def rollout_outcomes(
     Raises:
         UserError: No held-out state that the simulator can be set to.
     """
-    task, episodes = source.task, source.load()
+    task = source.task
     load_agent(agent, checkpoint, task)
-    held_out = episodes.select(episodes.split(holdout_fraction)[1])
-    starts = start_states(task, held_out.transitions.obs, num_trajectories, seed)
+    starts = held_out_starts(source, holdout_fraction, num_trajectories, seed)
     policy, outcomes = agent.policy(sample=False), {}
     for name, synthesizer in synthesizers.items():
         synthesizer.attach(source)

@@ -6,7 +6,7 @@ import torch
 
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
-from dydiff.envs.replay import real_rollout, start_states
+from dydiff.envs.replay import held_out_starts, real_rollout
 from dydiff.errors import UserError
 from dydiff.files import replacing
 from dydiff.rollout.base import Synthesizer
@@ -44,12 +44,11 @@ def state_trajectories(
     """
     from matplotlib.figure import Figure
 
-    task, episodes = source.task, source.load()
+    task = source.task
     if wrong := [dimension for dimension in dimensions if not 0 <= dimension < task.obs_dim]:
         raise UserError(f"The states of {task.name} have {task.obs_dim} dimensions, from 0 on: there is no {wrong[0]}.")
     load_agent(agent, checkpoint, task)
-    held_out = episodes.select(episodes.split(holdout_fraction)[1])
-    starts = start_states(task, held_out.transitions.obs, num_trajectories, seed)
+    starts = held_out_starts(source, holdout_fraction, num_trajectories, seed)
     policy, made = agent.policy(sample=False), {}
     for name, synthesizer in synthesizers.items():
         synthesizer.attach(source)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.replay import RecordedActions, real_rollout, start_states
+from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout
 from dydiff.files import replacing
 from dydiff.rollout.base import Policy
 from dydiff.rollout.dydiff import DyDiff
@@ -197,8 +197,7 @@ def theory(
     """
     task, episodes = source.task, source.load()
     load_agent(agent, checkpoint, task)
-    held_out = episodes.select(episodes.split(holdout_fraction)[1])
-    starts = start_states(task, held_out.transitions.obs, num_trajectories, seed)
+    starts = held_out_starts(source, holdout_fraction, num_trajectories, seed)
     synthesizer.attach(source)
     data, policy = episodes.transitions, agent.policy(sample=False)
     constants, iterations = measure(synthesizer, task, policy, data.obs, starts, gamma, max_corrections, seed)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.evaluation import Policy
 from dydiff.envs.make import make_env
@@ -22,15 +23,17 @@ def restorable(task: Task, obs: Tensor) -> Tensor:
     return (obs.abs() < VELOCITY_CLIP).all(-1)
 
 
-def start_states(task: Task, obs: Tensor, count: int, seed: int) -> Tensor:
-    """Up to ``count`` of the states ``obs [N, O]`` that the simulator can be set to, drawn by a seed.
+def held_out_starts(source: EpisodeSource, holdout_fraction: float, count: int, seed: int) -> Tensor:
+    """Up to ``count`` held-out states of a dataset that the simulator can be set to, drawn by a seed.
 
     Raises:
         UserError: It can be set to none of them.
     """
-    usable = obs[restorable(task, obs)]
+    episodes = source.load()
+    obs = episodes.select(episodes.split(holdout_fraction)[1]).transitions.obs
+    usable = obs[restorable(source.task, obs)]
     if len(usable) == 0:
-        raise UserError(f"The simulator of {task.name} cannot be set to any of these {len(obs)} states.")
+        raise UserError(f"The simulator of {source.task.name} cannot be set to any of the {len(obs)} held-out states.")
     return usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
