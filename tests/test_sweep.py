@@ -224,24 +224,24 @@ def test_a_sweep_survives_kills_of_its_runs_and_of_itself(place):
     """Each ends with the weights of a run that nobody killed."""
     import torch
 
-    longer = "--trainer.max_epochs=40"
+    longer = "--trainer.max_epochs=100"
     write_sweep(place)
     assert main(["fit", "--config", "run.yaml", *QUIET, longer, "--seed_everything=1"]) == 0
     command = [sys.executable, "-m", "dydiff", "sweep", "--config", "sweep.yaml", "--", longer]
     driver = subprocess.Popen(command, start_new_session=True)
 
     def running():
+        """The run's process, if there is one."""
         found = subprocess.run(["pgrep", "-f", "dydiff fit .*tiny/dydiff-1"], capture_output=True, text=True)
-        return found.stdout.split()
+        return next(iter(found.stdout.split()), None)
 
     saved = Path("runs/tiny/dydiff-1/version_0/checkpoints/last.ckpt")
-    wait_for(lambda: saved.exists() and running(), 300)
-    first = running()[0]
+    first = wait_for(lambda: saved.exists() and running(), 300)
     worker = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1]
     os.kill(int(worker), signal.SIGKILL)
-    wait_for(lambda: running() and running()[0] != first, 120)
+    wait_for(lambda: running() not in (None, first), 120)
     os.kill(driver.pid, signal.SIGKILL)
-    wait_for(lambda: not running(), 120)
+    wait_for(lambda: running() is None, 120)
     assert subprocess.run(command).returncode == 0
     assert all((folder.parent / "finished").exists() for folder in versions().values()) and len(versions()) == 4
     mine, alone = (
