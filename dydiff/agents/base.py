@@ -239,12 +239,14 @@ def check_task(checkpoint: dict[str, Any], task: Task) -> None:
         raise UserError(f"The checkpoint is of the task '{checkpoint.get('task')}', the data of '{task.name}'.")
 
 
-def load_agent(agent: Agent, checkpoint: str, task: Task) -> None:
+def load_agent(agent: Agent, checkpoint: str | None, task: Task) -> None:
     """Load a checkpoint's weights into ``agent``.
 
     Raises:
-        UserError: There is no such checkpoint, or it is of another task.
+        UserError: None is named, there is no such checkpoint, or it is of another task.
     """
+    if checkpoint is None:
+        raise UserError("An agent to measure with needs its 'checkpoint'.")
     content = read_checkpoint(Path(checkpoint))
     check_task(content, task)
     check_weights(content["state_dict"], agent.state_dict(), checkpoint, type(agent).__name__)

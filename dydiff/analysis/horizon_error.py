@@ -184,8 +184,6 @@ def horizon_error(
         UserError: An agent without a checkpoint, or no episode that is long enough.
     """
     if agent is not None:
-        if checkpoint is None:
-            raise UserError("An agent to measure with needs its 'checkpoint'.")
         load_agent(agent, checkpoint, source.task)
     episodes = source.load()
     held_out = episodes.select(episodes.split(holdout_fraction)[1])

@@ -100,8 +100,6 @@ def transition_quality(
         raise UserError("This synthesizer rolls a policy out: name an 'agent' and its 'checkpoint'.")
 
     if agent is not None:
-        if checkpoint is None:
-            raise UserError("An agent to measure with needs its 'checkpoint'.")
         load_agent(agent, checkpoint, source.task)
         policy = agent.policy(sample=False)
     generator = torch.Generator().manual_seed(seed)

@@ -54,7 +54,6 @@ def save_video(
 
     Returns:
         The undiscounted return.
-
     """
     env = make_env(task, render_mode="rgb_array", width=size, height=size)
     stride = max(1, round(env.metadata.get("render_fps", _FRAMES_PER_SECOND) / _FRAMES_PER_SECOND))

@@ -83,19 +83,18 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.dataset, run.agent, run.method].append(run)
-    varied = _short({key for group in groups.values() for key in _varied(group)})
-    told = [replace(run, setting={varied[key]: run.settings.get(key) for key in varied if _tells(run, key, groups)})
-            for run in runs]  # fmt: skip
+    varied = {group: _varied(members) for group, members in groups.items()}
+    names = _short(set().union(*varied.values()))
+    told = []
+    for run in runs:
+        keys = sorted(varied[run.dataset, run.agent, run.method] & set(run.settings))
+        told.append(replace(run, setting={names[key]: run.settings[key] for key in keys}))
     longest: dict[tuple[Any, ...], Run] = {}
     for run in told:
         key = run.dataset, run.agent, run.label, run.seed
         if key not in longest or run.steps[-1] >= longest[key].steps[-1]:
             longest[key] = run
     return list(longest.values())
-
-
-def _tells(run: Run, key: str, groups: dict[tuple[str, str, str], list[Run]]) -> bool:
-    return key in run.settings and key in _varied(groups[run.dataset, run.agent, run.method])
 
 
 def _varied(runs: Sequence[Run]) -> set[str]:
