@@ -507,6 +507,12 @@ def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
     write_yaml(Path("outcomes.yaml"), both)
     assert main(["analyze", "rollout_outcomes", "--config", "outcomes.yaml"]) == 0
     (row,) = csv.DictReader(Path("runs/rollout_outcomes/hopper.csv").read_text().splitlines())
+    without = {"class_path": "dydiff.rollout.synther.SynthER", "init_args": TRANSITIONS}
+    model = "transition_diffusion.TransitionDiffusion"
+    write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", width=16, num_layers=2))
+    write_yaml(Path("outcomes.yaml"), {**both, "synthesizers": {"SynthER": without}})
+    assert main(["analyze", "rollout_outcomes", "--config", "outcomes.yaml"]) == 2
+    assert "'SynthER' has no reward model" in capsys.readouterr().err
     assert row["synthesizer"] == "dydiff" and 0 <= float(row["really_terminal"]) <= 1
     assert main(["analyze", "state_trajectories", "--config", "draw.yaml", "--dimensions", "[11]"]) == 2
     assert "have 11 dimensions, from 0 on: there is no 11" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from torch import Tensor
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.envs.replay import held_out_starts, real_rollout
+from dydiff.errors import UserError
 from dydiff.files import replacing
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
@@ -86,13 +87,15 @@ def rollout_outcomes(
         out: Folder of the result.
 
     Raises:
-        UserError: No held-out state that the simulator can be set to.
+        UserError: No held-out state that the simulator can be set to, or a synthesizer without a reward model.
     """
     task = source.task
     load_agent(agent, checkpoint, task)
     starts = held_out_starts(source, holdout_fraction, num_trajectories, seed)
     policy, outcomes = agent.policy(sample=False), {}
     for name, synthesizer in synthesizers.items():
+        if not hasattr(synthesizer, "reward"):
+            raise UserError(f"'{name}' has no reward model to judge the real rollouts by: compare others.")
         synthesizer.attach(source)
         made = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0]
         obs, act, _ = real_rollout(task, starts, policy, made.act.shape[1])
