@@ -11,26 +11,29 @@ Item = TypeVar("Item")
 
 
 class StageProgress(RichProgressBar):
-    """Lightning's progress bar, which also says after the first steps how long the whole ``fit`` will take.
+    """Lightning's progress bar, which also says, from the steps after the first, how long the whole ``fit`` will take.
 
     Args:
-        measure_seconds: How long to watch before saying it.
+        measure_seconds: How long to watch, from the end of the first step, before saying it.
     """
 
     def __init__(self, measure_seconds: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.measure_seconds = measure_seconds
-        self._begin, self._steps, self._told = 0.0, 0, False
+        self._begin, self._steps, self._told = 0.0, -1, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._begin, self._steps, self._told = time.perf_counter(), 0, False
+        self._steps, self._told = -1, False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         super().on_train_batch_end(trainer, *args, **kwargs)
         self._steps += 1
+        if self._steps == 0:  # the first step may compile, and tells nothing of the others
+            self._begin = time.perf_counter()
+            return
         passed = time.perf_counter() - self._begin
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0) - 1
         if self._told or passed < self.measure_seconds or self._steps == total or not trainer.is_global_zero:
             return
         self._told = True

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from callbacks import SyntheticRollout
-from callbacks.progress import duration
 from dydiff.agents.cql import CQL
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.d4rl import D4RLSource
@@ -120,13 +119,6 @@ def test_trajectories_that_are_not_finite_never_enter_the_buffer(train, broken, 
     stored = data.synthetic.at(torch.arange(len(data.synthetic)))
     assert len(data.synthetic) == 1 + 2 * 7
     assert all(value.isfinite().all() for value in stored)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(5, "5 seconds"), (300, "5 minutes"), (10_000, "3 hours"), (6_400_000, "74 days")]
-)
-def test_a_stage_says_how_long_it_takes_in_words_for_people(seconds, said):
-    assert duration(seconds) == said
 
 
 def test_without_rollout_everything_is_real(train):
