@@ -8,6 +8,7 @@ import yaml
 from tiny import QUIET
 
 from dydiff.cli import main
+from dydiff.report.plots import ablation_points
 from dydiff.report.runs import read_runs
 from dydiff.report.scores import by_label, paper_scores
 
@@ -46,8 +47,9 @@ def table(report, title):
 
 @pytest.fixture
 def report(tmp_path):
-    def make():
-        assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--reps", "200"]) == 0
+    def make(*options):
+        folders = str(tmp_path / "runs"), "--out", str(tmp_path / "out")
+        assert main(["report", *folders, "--reps", "200", *options]) == 0
         return (tmp_path / "out/report.md").read_text()
 
     return make
@@ -65,6 +67,17 @@ def test_tables_have_last_and_best_scores_and_the_papers(tmp_path, report):
     assert last["mine"] == ["3.0 ± 0.0 (3)", ""] and last["mean of datasets"] == ["16.5", ""]
     assert best["hopper-medium-replay-v2"] == ["70.0 ± 0.0 (3)", "93.3 ± 23.1 (3)"]
     assert table(text, "The paper's:")["hopper-medium-replay-v2"] == ["63.9 ± 26.4", "94.7 ± 4.4"]
+
+
+def test_the_score_at_the_end_is_the_mean_of_as_many_evaluations_as_asked(tmp_path, report, capsys):
+    write_run(tmp_path / "runs/base0", (99.0, 10.0, 20.0))
+    write_run(tmp_path / "runs/base1", (99.0, 30.0, 50.0), seed=1)
+    text = report("--num_last", "2")
+    assert table(text, "Mean score of the last 2 evaluations")["hopper-medium-replay-v2"] == ["27.5 ± 17.7 (2)"]
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        assert [row["last"] for row in csv.DictReader(file)] == ["15", "40"]
+    assert main(["report", str(tmp_path / "runs"), "--num_last", "4"]) == 2
+    assert "num_last is 4; give 1 to 3" in capsys.readouterr().err
 
 
 def test_aggregates_are_the_closed_forms(tmp_path, report):
@@ -102,6 +115,30 @@ def test_settings_that_vary_set_runs_apart_and_are_drawn(tmp_path, report):
     with (tmp_path / "out/scores.csv").open(newline="") as file:
         rows = {(row["setting"], row["seed"]): row for row in csv.DictReader(file)}
     assert len(rows) == 7 and rows["num_corrections=2", "1"]["last"] == "21"
+
+
+def test_what_most_runs_share_is_not_told(tmp_path, report):
+    """One setting varied at a time, and two that vary together, around the same usual values."""
+    variants = [{}, {"num_corrections": 0}, {"num_corrections": 2}, {"length": 8, "batch": 4}]
+    for index, variant in enumerate(variants):
+        settings = {"num_corrections": 1, "length": 32, "batch": 1} | variant
+        for seed in (0, 1):
+            write_run(tmp_path / f"runs/{index}-{seed}", (0, 0, 10 * index), "DyDiff-S", seed, **settings)
+    assert table(report(), "Score of the last")["dataset"] == [
+        "DyDiff-S", "DyDiff-S, batch=4, length=8", "DyDiff-S, num_corrections=0", "DyDiff-S, num_corrections=2",
+    ]  # fmt: skip
+    runs = read_runs([str(tmp_path / "runs")])
+    drawn = ablation_points(runs)
+    assert drawn == {"num_corrections": {0: [10, 10], 1: [0, 0], 2: [20, 20]}, "length": {8: [30, 30], 32: [0, 0]}}
+
+
+def test_a_full_grid_of_two_settings_is_told_in_full_and_not_drawn(tmp_path):
+    for a in (1, 2):
+        for b in (1, 2):
+            write_run(tmp_path / f"runs/{a}{b}", (0, 0, 1), "DyDiff-S", a=a, b=b)
+    runs = read_runs([str(tmp_path / "runs")])
+    assert {run.label for run in runs} == {f"DyDiff-S, a={a}, b={b}" for a in (1, 2) for b in (1, 2)}
+    assert ablation_points(runs) == {}
 
 
 def test_unfinished_runs_are_left_out_and_of_two_the_longer_counts(tmp_path, report, capsys):

@@ -12,7 +12,7 @@ from dydiff.report.runs import Run, read_runs
 from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, shared_datasets, spread
 
 
-def report(runs: list[str], out: str = "report", reps: int = 2000) -> None:
+def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 2000) -> None:
     """Tabulate and draw the scores of runs, from their TensorBoard or CSV logs.
 
     Writes `report.md` (the paper's tables with its numbers beside, aggregate scores with stratified bootstrap
@@ -22,34 +22,39 @@ def report(runs: list[str], out: str = "report", reps: int = 2000) -> None:
     Args:
         runs: Folders of runs; all runs below them count.
         out: Folder to write.
+        num_last: Evaluations at the end of a run that its score is the mean of.
         reps: Bootstrap samples.
 
     Raises:
-        UserError: No finished run, or rliable is not installed.
+        UserError: No finished run, fewer evaluations than ``num_last``, or rliable is not installed.
     """
-    found = read_runs(runs)
+    found = read_runs(runs, num_last)
     finished = [run for run in found if run.finished]
     for run in found:
         if not run.finished:
             print(f"Left out, as it is at update {run.steps[-1]:,} of {run.planned:,}: {run.folder}")
     if not finished:
         raise UserError("None of the runs is finished.")
+    fewest = min(finished, key=lambda run: len(run.scores))
+    if not 1 <= num_last <= len(fewest.scores):
+        raise UserError(f"num_last is {num_last}; give 1 to {len(fewest.scores)}, the evaluations of {fewest.folder}.")
     folder = Path(out)
     lines = []
     for agent in sorted({run.agent for run in finished}):
-        lines += _agent_report([run for run in finished if run.agent == agent], agent, folder, reps)
+        lines += _agent_report([run for run in finished if run.agent == agent], agent, folder, num_last, reps)
     with replacing(folder / "report.md") as part:
         part.write_text("\n".join(lines))
     _write_scores(finished, folder / "scores.csv")
     print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv and pictures")
 
 
-def _agent_report(runs: list[Run], agent: str, folder: Path, reps: int) -> list[str]:
+def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps: int) -> list[str]:
     grouped, datasets = by_label(runs), sorted({run.dataset for run in runs})
     name = agent.lower()
     plots.learning_curves(grouped, datasets, folder / f"{name}_curves.png", agent)
     lines = [f"## {agent}\n", f"![Learning curves of {agent}]({name}_curves.png)\n"]
-    lines += ["Score of the last evaluation, mean ± standard deviation (seeds):\n"]
+    score = "Score of the last evaluation" if num_last == 1 else f"Mean score of the last {num_last} evaluations"
+    lines += [f"{score}, mean ± standard deviation over seeds (their number):\n"]
     lines += _table(grouped, datasets, lambda run: run.last)
     lines += _paper(agent, grouped, datasets)
     lines += ["Best score of all evaluations, chosen by looking, so too high:\n"]
@@ -57,7 +62,7 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, reps: int) -> list[
     if len(grouped) > 1 and shared_datasets(grouped):
         shared = shared_datasets(grouped)
         plots.performance_profiles(grouped, folder / f"{name}_profiles.png", f"{agent}: {', '.join(shared)}")
-        lines += [f"Over {', '.join(shared)}, last scores / 100, with 95% stratified bootstrap intervals:\n"]
+        lines += [f"Over {', '.join(shared)}, these scores / 100, with 95% stratified bootstrap intervals:\n"]
         lines += _aggregate_table(grouped, reps)
         lines += [f"![Performance profiles of {agent}]({name}_profiles.png)\n"]
     for dataset in datasets:

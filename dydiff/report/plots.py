@@ -62,31 +62,46 @@ def performance_profiles(grouped: Grouped, path: Path, title: str) -> None:
     _save(figure, path)
 
 
+def ablation_points(runs: Sequence[Run]) -> dict[str, dict[float, list[float]]]:
+    """For each numeric setting that varies by itself: by its value, the scores at the end.
+
+    Settings that always leave their usual values together (rollouts half as long, and twice as many) count as one, the
+    last of them.
+    """
+    varied: dict[str, dict[float, list[float]]] = {}
+    for method, together in sorted({(run.method, tuple(run.unusual)) for run in runs if run.unusual}):
+        members = [run for run in runs if run.method == method and run.unusual in (frozenset(), frozenset(together))]
+        key = [key for key in members[0].setting if key in together][-1]
+        points: dict[float, list[float]] = {}
+        for run in members:
+            if isinstance(value := run.setting[key], (int, float)):
+                points.setdefault(value, []).append(run.last)
+        if 1 < len(points) == len({str([run.setting[each] for each in together]) for run in members}):
+            varied[key] = points
+    return varied
+
+
 def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
-    """Last score over the one numeric setting that varies: seeds as dots, mean and standard deviation as a line.
+    """Score at the end over each setting that varies by itself: seeds as dots, mean ± deviation as a line.
 
     Returns:
         Whether there was such a setting, and so a picture.
     """
-    keys = {tuple(run.setting) for run in runs if run.setting}
-    if len(keys) != 1 or len(next(iter(keys))) != 1:
+    panels = ablation_points(runs)
+    if not panels:
         return False
-    key = next(iter(keys))[0]
-    points: dict[Any, list[float]] = {}
-    for run in runs:
-        value = run.setting.get(key)
-        if isinstance(value, (int, float)):
-            points.setdefault(value, []).append(run.last)
-    if len(points) < 2:
-        return False
-    values = sorted(points)
-    figure = _figure(5.2, 4)
-    axes = figure.subplots()
-    mean, deviation = ([function(points[value]) for value in values] for function in (np.mean, np.std))
-    axes.errorbar(values, mean, deviation, marker="o", capsize=3)
-    for value in values:
-        axes.plot([value] * len(points[value]), points[value], ".", color="grey", alpha=0.6)
-    axes.set(title=title, xlabel=key, ylabel="normalised score at the end")
-    axes.grid(alpha=0.3)
+    figure = _figure(5.2 * len(panels), 4)
+    for axes, (key, points) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
+    ):
+        values = sorted(points)
+        mean, deviation = ([function(points[value]) for value in values] for function in (np.mean, np.std))
+        axes.errorbar(values, mean, deviation, marker="o", capsize=3)
+        for value in values:
+            axes.plot([value] * len(points[value]), points[value], ".", color="grey", alpha=0.6)
+        axes.set(xlabel=key)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(ylabel="normalised score at the end")
+    figure.suptitle(title)
     _save(figure, path)
     return True

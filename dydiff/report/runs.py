@@ -1,10 +1,11 @@
 """What the log folders of runs say: what was trained on what, with which settings, and its scores."""
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -27,13 +28,15 @@ class Run:
         agent: Class name of its agent.
         method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
             ``DyDiff-S``.
-        setting: What sets it apart from other runs of the same dataset, agent and method; empty where nothing does.
+        setting: The settings that are not the same in all runs of its dataset, agent and method.
+        unusual: Those of them that a run is called by: with several settings, not those whose usual value it has.
         seed: Its seed.
         steps: Updates at each evaluation.
         scores: Normalised score at each evaluation.
         planned: Updates that it was to make.
         minutes: From its first record to its last; ``None`` where the log has no times.
         settings: All its settings, flat.
+        num_last: Evaluations that the score at the end is the mean of.
     """
 
     folder: Path
@@ -41,12 +44,14 @@ class Run:
     agent: str
     method: str
     setting: dict[str, Any]
+    unusual: frozenset[str]
     seed: int
     steps: tuple[int, ...]
     scores: tuple[float, ...]
     planned: int
     minutes: float | None
     settings: dict[str, Any]
+    num_last: int = 1
 
     @property
     def finished(self) -> bool:
@@ -54,8 +59,8 @@ class Run:
 
     @property
     def last(self) -> float:
-        """The score at the end."""
-        return self.scores[-1]
+        """The score at the end: the mean of the last ``num_last`` evaluations."""
+        return fmean(self.scores[-self.num_last :])
 
     @property
     def best(self) -> float:
@@ -64,14 +69,18 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The method, and its setting where there are several."""
-        return ", ".join([self.method, *(f"{key}={value}" for key, value in self.setting.items())])
+        """The method, and what is unusual in this run of it."""
+        return ", ".join([self.method, *(f"{key}={self.setting[key]}" for key in self.setting if key in self.unusual)])
 
 
-def read_runs(paths: Sequence[str]) -> list[Run]:
+def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     """All agents' runs in some folders, with what sets them apart.
 
     Of several runs of the same settings and seed, the longest counts.
+
+    Args:
+        paths: The folders.
+        num_last: Evaluations that the score at the end is the mean of.
 
     Raises:
         UserError: No run there.
@@ -86,9 +95,12 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     varied = {group: _varied(members) for group, members in groups.items()}
     names = _short(set().union(*varied.values()))
     told = []
-    for run in runs:
-        keys = sorted(varied[run.dataset, run.agent, run.method] & set(run.settings))
-        told.append(replace(run, setting={names[key]: run.settings[key] for key in keys}))
+    for group, members in groups.items():
+        usual = _usual(members, varied[group])
+        for run in members:
+            setting = {names[key]: run.settings.get(key) for key in sorted(varied[group])}
+            unusual = frozenset(names[key] for key in varied[group] if run.settings.get(key) != usual.get(key, ...))
+            told.append(replace(run, setting=setting, unusual=unusual, num_last=num_last))
     longest: dict[tuple[Any, ...], Run] = {}
     for run in told:
         key = run.dataset, run.agent, run.label, run.seed
@@ -101,6 +113,16 @@ def _varied(runs: Sequence[Run]) -> set[str]:
     """Keys of the settings that are not the same in all runs."""
     keys = {key for run in runs for key in run.settings}
     return {key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1}
+
+
+def _usual(runs: Sequence[Run], keys: set[str]) -> dict[str, Any]:
+    """Where several settings vary, the value of each that more runs have than any other."""
+    usual = {}
+    for key in keys:
+        counts = Counter(str(run.settings.get(key)) for run in runs).most_common(2)
+        if counts[0][1] > counts[1][1]:
+            usual[key] = next(value for run in runs if str(value := run.settings.get(key)) == counts[0][0])
+    return usual if len(keys) > 1 else {}
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:
@@ -130,6 +152,7 @@ def _read(folder: Path) -> Run | None:
         _class_name(config["model"]),
         _method(config["rollout"]),
         {},
+        frozenset(),
         int(config["seed_everything"]),
         steps,
         scores,

@@ -20,13 +20,15 @@ Grouped = dict[str, dict[str, list[Run]]]
 def by_label(runs: Sequence[Run]) -> Grouped:
     """Runs of one agent, by label and dataset, the base agent first."""
     grouped: Grouped = defaultdict(lambda: defaultdict(list))
-    for run in sorted(runs, key=lambda run: (run.method != BASE, run.method, _number(run), run.dataset, run.seed)):
+    for run in sorted(runs, key=_order):
         grouped[run.label][run.dataset].append(run)
     return grouped
 
 
-def _number(run: Run) -> list[float | str]:
-    return [float(value) if isinstance(value, (int, float)) else 0.0 for value in run.setting.values()]
+def _order(run: Run) -> tuple[Any, ...]:
+    told = [run.setting[key] for key in sorted(run.unusual)]
+    numbers = [float(value) if isinstance(value, (int, float)) else 0.0 for value in told]
+    return run.method != BASE, run.method, sorted(run.unusual), numbers, run.dataset, run.seed
 
 
 def spread(values: Sequence[float]) -> str:
