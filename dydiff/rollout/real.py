@@ -1,13 +1,16 @@
-"""Real data in the place of synthetic ones: the paper's motivating experiment (Fig. 1a, Appendix A)."""
+"""Real data in the place of synthetic ones: the paper's motivating experiment (Fig. 1a, Appendix A), and a control."""
 
 import torch
+from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.split import SplitSource
 from dydiff.envs.collect import collect_episodes
+from dydiff.envs.replay import real_rollout
 from dydiff.errors import UserError
-from dydiff.rollout.base import Policy, Synthesizer
+from dydiff.models.reward import RewardModel
+from dydiff.rollout.base import Policy, Synthesizer, module_of
 
 
 class RealEnvironment(Synthesizer):
@@ -28,6 +31,39 @@ class RealEnvironment(Synthesizer):
         seed = int(torch.randint(2**31, (), generator=generator, device=start_obs.device))
         collected = collect_episodes(self.task, policy, len(start_obs), seed, device=start_obs.device)
         return Trajectories.single_steps(collected.transitions.to(start_obs.device)), {}
+
+
+class RealRollouts(Synthesizer):
+    """The learning policy in the real environment, from the dataset's states: rollouts as a method without errors makes them.
+
+    A control, for environments whose simulator can be set to a state (MuJoCo's). Rewards are predicted, as everywhere
+    else. A velocity that the state shows clipped begins with the clipped value.
+
+    Args:
+        reward: Reward model, or the config that trains it.
+        rollout_length: Steps of a trajectory (L).
+    """
+
+    def __init__(self, reward: RewardModel | Path_fr, rollout_length: int = 100) -> None:
+        super().__init__()
+        if rollout_length < 1:
+            raise UserError(f"rollout_length must be at least 1, not {rollout_length}.")
+        self.reward = module_of(reward)
+        self.rollout_length = rollout_length
+
+    def attach(self, source: EpisodeSource) -> None:
+        super().attach(source)
+        self.task = source.task
+
+    @torch.no_grad()
+    def synthesize(
+        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        device = start_obs.device
+        played = real_rollout(self.task, start_obs.cpu(), lambda obs: policy(obs.to(device)).cpu(), self.rollout_length)
+        obs, act = (value.to(device) for value in played[:2])
+        terminal = self.terminated(obs[:, :-1], act, obs[:, 1:])
+        return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal), {}
 
 
 class HeldBackData(Synthesizer):
