@@ -146,6 +146,7 @@ KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected 
     ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
     ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
     ("cql.CQL", "real.RealEnvironment", {}, {"real_ratio": None, "rollout_freq": 2}, None),
+    ("td3bc.TD3BC", "real.RealRollouts", {key: SINGLE_STEP[key] for key in ("reward", "rollout_length")}, {}, 0.4),
     ("td3bc.TD3BC", "real.HeldBackData", {}, {"real_ratio": None, "rollout_freq": 2}, None),
 ]
 

@@ -9,7 +9,8 @@ from dydiff.data.tasks import HOPPER
 from dydiff.envs.collect import collect_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
-from dydiff.rollout.real import HeldBackData, RealEnvironment
+from dydiff.models.reward import RewardModel
+from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts
 
 
 def hop(obs):
@@ -45,6 +46,21 @@ def test_on_policy_data_follow_the_generator(write_dataset):
     )
     assert torch.equal(first.obs, again.obs) and not torch.equal(first.obs, other.obs)
     assert first.act.shape == (25, 1, 3)
+
+
+def test_real_rollouts_go_on_from_the_datas_states_as_the_environment_does(write_dataset):
+    made = collect_episodes(HOPPER, hop, 333, seed=1).transitions
+    data = made.at(restorable(HOPPER, made.obs) & restorable(HOPPER, made.next_obs))
+    synthesizer = RealRollouts(RewardModel(11, 3, hidden_sizes=(8,)), rollout_length=6)
+    synthesizer.attach(D4RLSource(path=str(write_dataset())))
+    rolled, figures = synthesizer.synthesize(hop, data.obs)
+    assert figures == {} and torch.equal(rolled.obs[:, 0], data.obs)
+    assert (rolled.obs[:, 1] - data.next_obs).abs().median() < 1e-3
+    acted = hop(rolled.obs[:, :-1].flatten(0, 1)).clamp(-1, 1)
+    torch.testing.assert_close(rolled.act, acted.unflatten(0, (-1, 6)))
+    assert torch.equal(rolled.terminal, HOPPER.terminated(rolled.obs[:, :-1], rolled.act, rolled.next_obs))
+    torch.testing.assert_close(rolled.reward, synthesizer.reward(rolled.obs[:, :-1], rolled.act))
+    assert 0 < (rolled.lengths < 6).sum() < len(data.obs)
 
 
 def test_a_split_and_what_it_holds_back_are_the_dataset(write_dataset):

@@ -34,7 +34,7 @@ class RealEnvironment(Synthesizer):
 
 
 class RealRollouts(Synthesizer):
-    """The learning policy in the real environment, from the dataset's states: rollouts as a method without errors makes them.
+    """The learning policy in the real environment, from the dataset's states: what a method without errors makes.
 
     A control, for environments whose simulator can be set to a state (MuJoCo's). Rewards are predicted, as everywhere
     else. A velocity that the state shows clipped begins with the clipped value.
