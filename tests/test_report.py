@@ -75,7 +75,7 @@ def test_the_score_at_the_end_is_the_mean_of_as_many_evaluations_as_asked(tmp_pa
     text = report("--num_last", "2")
     assert table(text, "Mean score of the last 2 evaluations")["hopper-medium-replay-v2"] == ["27.5 ± 17.7 (2)"]
     with (tmp_path / "out/scores.csv").open(newline="") as file:
-        assert [row["last"] for row in csv.DictReader(file)] == ["15", "40"]
+        assert [(row["last"], row["end"]) for row in csv.DictReader(file)] == [("20", "15"), ("50", "40")]
     assert main(["report", str(tmp_path / "runs"), "--num_last", "4"]) == 2
     assert "num_last is 4; give 1 to 3" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     Args:
         runs: Folders of runs; all runs below them count.
         out: Folder to write.
-        num_last: Evaluations at the end of a run that its score is the mean of.
+        num_last: Evaluations at the end of a run whose mean is its score in aggregates and ablations.
         reps: Bootstrap samples.
 
     Raises:
@@ -49,20 +49,23 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
 
 
 def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps: int) -> list[str]:
+    end = "last scores" if num_last == 1 else f"means of the last {num_last} scores"
     grouped, datasets = by_label(runs), sorted({run.dataset for run in runs})
     name = agent.lower()
     plots.learning_curves(grouped, datasets, folder / f"{name}_curves.png", agent)
     lines = [f"## {agent}\n", f"![Learning curves of {agent}]({name}_curves.png)\n"]
-    score = "Score of the last evaluation" if num_last == 1 else f"Mean score of the last {num_last} evaluations"
-    lines += [f"{score}, mean ± standard deviation over seeds (their number):\n"]
+    lines += ["Score of the last evaluation, mean ± standard deviation over seeds (their number):\n"]
     lines += _table(grouped, datasets, lambda run: run.last)
     lines += _paper(agent, grouped, datasets)
+    if num_last > 1:
+        lines += [f"Mean score of the last {num_last} evaluations:\n"]
+        lines += _table(grouped, datasets, lambda run: run.end)
     lines += ["Best score of all evaluations, chosen by looking, so too high:\n"]
     lines += _table(grouped, datasets, lambda run: run.best)
     if len(grouped) > 1 and shared_datasets(grouped):
         shared = shared_datasets(grouped)
         plots.performance_profiles(grouped, folder / f"{name}_profiles.png", f"{agent}: {', '.join(shared)}")
-        lines += [f"Over {', '.join(shared)}, these scores / 100, with 95% stratified bootstrap intervals:\n"]
+        lines += [f"Over {', '.join(shared)}, {end} / 100, with 95% stratified bootstrap intervals:\n"]
         lines += _aggregate_table(grouped, reps)
         lines += [f"![Performance profiles of {agent}]({name}_profiles.png)\n"]
     for dataset in datasets:
@@ -123,8 +126,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def _write_scores(runs: Sequence[Run], path: Path) -> None:
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["dataset", "agent", "method", "setting", "seed", "updates", "last", "best", "minutes"])
+        rows.writerow(["dataset", "agent", "method", "setting", "seed", "updates", "last", "end", "best", "minutes"])
         for run in runs:
             setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
-            figures = ("" if value is None else f"{value:.4g}" for value in (run.last, run.best, run.minutes))
+            figures = ("" if value is None else f"{value:.4g}" for value in (run.last, run.end, run.best, run.minutes))
             rows.writerow([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])

@@ -75,7 +75,7 @@ def ablation_points(runs: Sequence[Run]) -> dict[str, dict[float, list[float]]]:
         points: dict[float, list[float]] = {}
         for run in members:
             if isinstance(value := run.setting[key], (int, float)):
-                points.setdefault(value, []).append(run.last)
+                points.setdefault(value, []).append(run.end)
         if 1 < len(points) == len({str([run.setting[each] for each in together]) for run in members}):
             varied[key] = points
     return varied

@@ -59,6 +59,11 @@ class Run:
 
     @property
     def last(self) -> float:
+        """The score of the last evaluation."""
+        return self.scores[-1]
+
+    @property
+    def end(self) -> float:
         """The score at the end: the mean of the last ``num_last`` evaluations."""
         return fmean(self.scores[-self.num_last :])
 

@@ -47,9 +47,9 @@ def paper_scores() -> dict[tuple[str, str, str], tuple[float, float]]:
 
 
 def matrix(runs: dict[str, list[Run]], datasets: Sequence[str]) -> np.ndarray:
-    """Last scores as fractions, ``[seeds, datasets]``; of more seeds than every dataset has, the first."""
+    """Scores at the end as fractions, ``[seeds, datasets]``; of more seeds than every dataset has, the first."""
     count = min(len(runs[dataset]) for dataset in datasets)
-    return np.array([[runs[dataset][row].last / 100 for dataset in datasets] for row in range(count)])
+    return np.array([[runs[dataset][row].end / 100 for dataset in datasets] for row in range(count)])
 
 
 def shared_datasets(grouped: Grouped) -> list[str]:
