@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource, Trajectories
-from dydiff.envs.replay import held_out_starts, real_rollout
+from dydiff.envs.replay import held_out_starts
 from dydiff.errors import UserError
 from dydiff.files import replacing
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
+from dydiff.rollout.real import RealRollouts
 
 
 class Outcomes(NamedTuple):
@@ -89,8 +89,7 @@ def rollout_outcomes(
     Raises:
         UserError: No held-out state that the simulator can be set to, or a synthesizer without a reward model.
     """
-    task = source.task
-    load_agent(agent, checkpoint, task)
+    load_agent(agent, checkpoint, source.task)
     starts = held_out_starts(source, holdout_fraction, num_trajectories, seed)
     policy, outcomes = agent.policy(sample=False), {}
     for name, synthesizer in synthesizers.items():
@@ -98,10 +97,9 @@ def rollout_outcomes(
             raise UserError(f"'{name}' has no reward model to judge the real rollouts by: compare others.")
         synthesizer.attach(source)
         made = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0]
-        obs, act, _ = real_rollout(task, starts, policy, made.act.shape[1])
-        reward: Tensor = synthesizer.reward(obs[:, :-1], act)  # type: ignore[operator]
-        real = Trajectories.cut(obs, act, reward, task.terminated(obs[:, :-1], act, obs[:, 1:]))
-        outcomes[name] = compare(made, real, filter or Hardmax())
+        truth = RealRollouts(synthesizer.reward, made.act.shape[1])
+        truth.attach(source)
+        outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], filter or Hardmax())
     path = Path(out, f"{source.name}.csv")
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")

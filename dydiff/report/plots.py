@@ -69,7 +69,7 @@ def ablation_points(runs: Sequence[Run]) -> dict[str, dict[float, list[float]]]:
     last of them.
     """
     varied: dict[str, dict[float, list[float]]] = {}
-    for method, together in sorted({(run.method, tuple(run.unusual)) for run in runs if run.unusual}):
+    for method, together in sorted({(run.method, tuple(sorted(run.unusual))) for run in runs if run.unusual}):
         members = [run for run in runs if run.method == method and run.unusual in (frozenset(), frozenset(together))]
         key = [key for key in members[0].setting if key in together][-1]
         points: dict[float, list[float]] = {}
