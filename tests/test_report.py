@@ -124,12 +124,19 @@ def test_what_most_runs_share_is_not_told(tmp_path, report):
         settings = {"num_corrections": 1, "length": 32, "batch": 1} | variant
         for seed in (0, 1):
             write_run(tmp_path / f"runs/{index}-{seed}", (0, 0, 10 * index), "DyDiff-S", seed, **settings)
+    for value in (1, 2):
+        write_run(tmp_path / f"runs/hardmax-{value}", (0, 0, value), "DyDiff-H", num_corrections=value)
     assert table(report(), "Score of the last")["dataset"] == [
+        "DyDiff-H, num_corrections=1", "DyDiff-H, num_corrections=2",
         "DyDiff-S", "DyDiff-S, batch=4, length=8", "DyDiff-S, num_corrections=0", "DyDiff-S, num_corrections=2",
     ]  # fmt: skip
     runs = read_runs([str(tmp_path / "runs")])
     drawn = ablation_points(runs)
-    assert drawn == {"num_corrections": {0: [10, 10], 1: [0, 0], 2: [20, 20]}, "length": {8: [30, 30], 32: [0, 0]}}
+    assert drawn == {
+        ("DyDiff-H", "num_corrections"): {1: [1], 2: [2]},
+        ("DyDiff-S", "num_corrections"): {0: [10, 10], 1: [0, 0], 2: [20, 20]},
+        ("DyDiff-S", "length"): {8: [30, 30], 32: [0, 0]},
+    }
 
 
 def test_a_full_grid_of_two_settings_is_told_in_full_and_not_drawn(tmp_path):

@@ -62,13 +62,13 @@ def performance_profiles(grouped: Grouped, path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def ablation_points(runs: Sequence[Run]) -> dict[str, dict[float, list[float]]]:
-    """For each numeric setting that varies by itself: by its value, the scores at the end.
+def ablation_points(runs: Sequence[Run]) -> dict[tuple[str, str], dict[float, list[float]]]:
+    """For each method, and each numeric setting of it that varies by itself: by its value, the scores at the end.
 
     Settings that always leave their usual values together (rollouts half as long, and twice as many) count as one, the
     last of them.
     """
-    varied: dict[str, dict[float, list[float]]] = {}
+    varied: dict[tuple[str, str], dict[float, list[float]]] = {}
     for method, together in sorted({(run.method, tuple(sorted(run.unusual))) for run in runs if run.unusual}):
         members = [run for run in runs if run.method == method and run.unusual in (frozenset(), frozenset(together))]
         key = [key for key in members[0].setting if key in together][-1]
@@ -77,7 +77,7 @@ def ablation_points(runs: Sequence[Run]) -> dict[str, dict[float, list[float]]]:
             if isinstance(value := run.setting[key], (int, float)):
                 points.setdefault(value, []).append(run.end)
         if 1 < len(points) == len({str([run.setting[each] for each in together]) for run in members}):
-            varied[key] = points
+            varied[method, key] = points
     return varied
 
 
@@ -91,7 +91,7 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
     if not panels:
         return False
     figure = _figure(5.2 * len(panels), 4)
-    for axes, (key, points) in zip(
+    for axes, ((method, key), points) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
     ):
         values = sorted(points)
@@ -99,7 +99,7 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
         axes.errorbar(values, mean, deviation, marker="o", capsize=3)
         for value in values:
             axes.plot([value] * len(points[value]), points[value], ".", color="grey", alpha=0.6)
-        axes.set(xlabel=key)
+        axes.set(title=method, xlabel=key)
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="normalised score at the end")
     figure.suptitle(title)
