@@ -13,6 +13,14 @@ from typing_extensions import Self
 from dydiff.data.tasks import Task
 
 
+def at_rows(value: Tensor, index: Tensor | int | slice) -> Tensor:
+    """``value[index]`` along the first dimension; integer tensors must not count from the end."""
+    if not (isinstance(index, Tensor) and index.dtype == torch.int64):
+        return value[index]
+    # Copies whole rows, on a CPU several times as fast as indexing.
+    return value.index_select(0, index.flatten()).reshape(index.shape + value.shape[1:])
+
+
 class Transitions(NamedTuple):
     """``N`` steps of an environment; leading dimensions are free (``[K, B]`` is a stack of minibatches).
 
@@ -27,7 +35,7 @@ class Transitions(NamedTuple):
 
     def at(self, index: Tensor | int | slice) -> Self:
         """The transitions at ``index`` along the first dimension."""
-        return type(self)(*(value[index] for value in self))
+        return type(self)(*(at_rows(value, index) for value in self))
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(value.to(device) for value in self))
@@ -69,7 +77,7 @@ class Trajectories(NamedTuple):
 
     def at(self, index: Tensor) -> Self:
         """The trajectories at ``index``."""
-        return type(self)(*(value[index] for value in self))
+        return type(self)(*(at_rows(value, index) for value in self))
 
     @property
     def returns(self) -> Tensor:
@@ -205,8 +213,8 @@ class Episodes:
         valid = rows <= last[:, None]
         rows = torch.minimum(rows, last[:, None])
         data = self.transitions
-        obs, act = (value[rows] * valid[..., None] for value in (data.obs, data.act))
-        return Windows(obs, act, data.reward[rows] * valid, data.terminal[rows] & valid, valid)
+        obs, act = (at_rows(value, rows) * valid[..., None] for value in (data.obs, data.act))
+        return Windows(obs, act, at_rows(data.reward, rows) * valid, at_rows(data.terminal, rows) & valid, valid)
 
 
 def _ranges(first: Tensor, count: Tensor) -> Tensor:
