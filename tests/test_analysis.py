@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dydiff.analysis.horizon_error import Curve, crossing, measure
-from dydiff.analysis.rollout_outcomes import compare
+from dydiff.analysis.rollout_outcomes import compare, value_bias
 from dydiff.analysis.theory import error_bound, lemma_1, theorem_1
 from dydiff.analysis.theory import measure as theory_of
 from dydiff.data.d4rl import D4RLSource
@@ -111,6 +111,26 @@ def test_outcomes_are_counted_and_kept_by_what_was_made():
     assert (outcomes.made_return_kept, outcomes.real_return_kept, outcomes.really_terminal_kept) == (13, 5, 0.5)
     same = compare(real, real, Hardmax(keep_ratio=0.5))
     assert same.found == 1 and same.false_alarms == 0 and same.correlation == pytest.approx(1)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.25, -0.5])
+def test_value_bias_is_what_made_next_states_are_worth_beyond_the_real_ones(episodes, error):
+    """Valued by the height alone, an error of the height is the bias; falls are worth nothing, made or real."""
+    start = episodes.transitions.obs[:20]
+    obs, act, _ = real_rollout(HOPPER, start, lambda obs: torch.zeros(len(obs), 3), LENGTH)
+    next_obs = obs[:, 1:].clone()
+    next_obs[..., 0] += error
+    nothing = torch.zeros(20, LENGTH)
+
+    def bias(terminal):
+        made = Trajectories.cut(obs, act, nothing, terminal, next_obs)
+        return value_bias(made, HOPPER, lambda states: states[:, 0], 1000)
+
+    mean, deviation = bias(nothing.bool())
+    assert mean == pytest.approx(error, abs=1e-5) and deviation < 1e-5
+    one_step = nothing.bool()
+    one_step[:, 0] = True  # made falls where there are none: the real heights are missed
+    assert bias(one_step)[0] == pytest.approx(-float(obs[:, 1, 0].mean()), abs=1e-5)
 
 
 class Hopper:

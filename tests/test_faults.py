@@ -99,8 +99,8 @@ def spoil(monkeypatch, change):
     """Let every second trajectory of a rollout come out changed."""
     real = Autoregressive.finish
 
-    def finish(self, obs, act):
-        made = real(self, obs, act)
+    def finish(self, *args):
+        made = real(self, *args)
         obs = made.obs.clone()
         obs[::2, 1] = change(obs[::2, 1])
         return made._replace(obs=obs, next_obs=obs[:, 1:])
@@ -117,7 +117,7 @@ def test_trajectories_that_are_not_finite_never_enter_the_buffer(place, monkeypa
 
 
 def test_a_rollout_without_a_finite_trajectory_ends_the_run(place, monkeypatch, capsys):
-    monkeypatch.setattr(Autoregressive, "finish", lambda self, obs, act: Trajectories.cut(
+    monkeypatch.setattr(Autoregressive, "finish", lambda self, policy, obs, act, generator: Trajectories.cut(
         obs * float("nan"), act, act[..., 0], act[..., 0] > 2))  # fmt: skip
     assert fit() == 2
     assert "error: No synthetic trajectory can be used: 25 of 25 are not finite" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear import ExactDenoiser, ExactDynamics, ExactReward, episodes, policy, true_reward, true_rollout
+from linear import ExactDenoiser, ExactDynamics, ExactReward, episodes, policy, true_reward, true_rollout, true_step
 
 from dydiff.data.episodes import Trajectories
 from dydiff.data.tasks import HOPPER, never
@@ -103,6 +103,17 @@ def test_drafts_of_means_have_no_noise():
         assert torch.allclose(first, second, atol=1e-5) == alike
 
 
+def test_elites_by_themselves_are_what_a_step_draws_from():
+    torch.manual_seed(0)
+    ensemble = DynamicsEnsemble(3, 2, num_members=4, num_elites=3)
+    ensemble.elites.copy_(torch.tensor([3, 0, 2]))
+    obs, act = torch.randn(30, 3), torch.rand(30, 2)
+    means, drawn = ensemble.elite_means(obs, act), ensemble.step(obs, act, sample=False)
+    closest = (means - drawn).abs().amax(-1).min(0)
+    assert means.shape == (3, 30, 3) and closest.values.max() < 1e-5
+    assert closest.indices.unique().tolist() == [0, 1, 2]
+
+
 def test_next_states_of_the_dynamics_follow_from_the_corrected_ones():
     """A denoiser that is wrong by a constant spoils the trajectory's own next states, not these."""
 
@@ -122,6 +133,44 @@ def test_next_states_of_the_dynamics_follow_from_the_corrected_ones():
     obs, act, _, next_obs, _ = made["trajectory"].transitions()
     assert (next_obs - true_rollout(obs, act[:, None])[:, 1]).abs().max() > 0.02
     assert torch.equal(next_obs.view(6, 5, 3), made["trajectory"].obs[:, 1:])
+
+
+class Valuing:
+    """The linear world's policy, with values."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, obs):
+        return policy(obs)
+
+
+@pytest.mark.parametrize("kind", [Autoregressive, DyDiff])
+def test_pessimistic_next_states_are_the_elites_least_valued_ones(kind):
+    """Of three elites' predictions, by values that fall and rise with the state; a fall is worth nothing."""
+    biases = torch.tensor([0.2, -0.3, 0.1])
+
+    class Elites(ExactDynamics):
+        def elite_means(self, obs, act):
+            return true_step(obs, act) + biases[:, None, None]
+
+    parts = (Elites(), ExactReward()) if kind is Autoregressive else (ExactDenoiser(), Elites(), ExactReward())
+    synthesizer = kind(*parts, 5, next_states="pessimistic")
+    start = torch.randn(6, 3)
+
+    def bias_chosen(value):
+        obs, act, _, next_obs, terminal = synthesizer.synthesize(Valuing(value), start)[0].transitions()
+        return (next_obs - true_step(obs, act)).mean(1), terminal
+
+    same = torch.ones(30)
+    torch.testing.assert_close(bias_chosen(lambda obs: obs.sum(1))[0], -0.3 * same)
+    torch.testing.assert_close(bias_chosen(lambda obs: -obs.sum(1))[0], 0.2 * same)
+    # The second elite always falls, to nothing: less than the others where they are worth something, more where less.
+    synthesizer.terminated = lambda obs, act, next_obs: (next_obs - true_step(obs, act)).mean(-1) < -0.2
+    for sign, bias, count in ((1, -0.3, 6), (-1, 0.1, 30)):
+        chosen, terminal = bias_chosen(lambda obs, sign=sign: sign * (5 - 0.01 * obs.sum(1)))
+        torch.testing.assert_close(chosen, torch.full((count,), bias))
+        assert terminal.all() == (sign > 0) and terminal.any() == (sign > 0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 10])

@@ -94,6 +94,17 @@ class Agent(SeededModule, ABC):
         """
         return -(act - self.act(obs)).square().sum(-1) / 2
 
+    def q_value(self, obs: Tensor, act: Tensor) -> Tensor:
+        """The lower of the twin critics, ``[N]``, for raw states and actions; an agent with other critics overrides it.
+
+        Raises:
+            UserError: The agent has no ``critics``.
+        """
+        critics = getattr(self, "critics", None)
+        if critics is None:
+            raise UserError(f"{type(self).__name__} has no 'critics' to value states with: give it a q_value method.")
+        return critics.q_values(self.normalizer(obs), act).min(0).values
+
     def policy(self, sample: bool, generator: torch.Generator | None = None) -> "AgentPolicy":
         """What rollouts and evaluations see of the agent."""
         return AgentPolicy(self, sample, generator)
@@ -227,6 +238,10 @@ class AgentPolicy:
     def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
         """See :meth:`Agent.log_prob`."""
         return self.agent.log_prob(obs, act)
+
+    def value(self, obs: Tensor) -> Tensor:
+        """Values ``[N]`` of states, by :meth:`Agent.q_value` of the policy's actions."""
+        return self.agent.q_value(obs, self(obs))
 
 
 def check_task(checkpoint: dict[str, Any], task: Task) -> None:

@@ -1,14 +1,17 @@
 """Whether synthetic rollouts end as the real ones do: falls, returns, and what a filter makes of both."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource, Trajectories
-from dydiff.envs.replay import held_out_starts
+from dydiff.data.tasks import Task
+from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.files import replacing
 from dydiff.rollout.base import Synthesizer
@@ -47,14 +50,48 @@ class Outcomes(NamedTuple):
 def compare(made: Trajectories, real: Trajectories, filter: Filter) -> Outcomes:
     """Compare made and real rollouts ``[N, L]`` of the same start states, with rewards by one model."""
     ends, really = made.terminal.any(1), real.terminal.any(1)
-    keys = filter.keys(made, torch.Generator().manual_seed(0))
-    kept = keys.topk(max(1, round(filter.keep_ratio * len(keys)))).indices
+    kept = kept_by(filter, made)
     together = torch.stack([made.returns, real.returns])
     figures = (
         ends, really, ends[really], ends[~really], made.returns, real.returns, torch.corrcoef(together)[0, 1],
         made.returns[kept], real.returns[kept], really[kept],
     )  # fmt: skip
     return Outcomes(*(float(figure.float().mean()) for figure in figures))
+
+
+def kept_by(filter: Filter, made: Trajectories) -> Tensor:
+    """Numbers of the trajectories that a filter keeps."""
+    keys = filter.keys(made, torch.Generator().manual_seed(0))
+    return keys.topk(max(1, round(filter.keep_ratio * len(keys)))).indices
+
+
+def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor], count: int) -> tuple[float, float]:
+    """What made next states are worth beyond those that really follow from the same states and actions.
+
+    Each transition adds as much to the value that is learned from it; the sum over an endless chain of such is its mean
+    divided by ``1 - gamma``.
+
+    Args:
+        made: Trajectories; a random ``count`` of their transitions is played in the real environment.
+        task: The task.
+        value: Values ``[n]`` of states ``[n, O]``; a terminal state is worth nothing.
+        count: Transitions.
+
+    Returns:
+        The mean, and its standard error.
+    """
+    transitions = made.transitions()
+    usable = restorable(task, transitions.obs).nonzero()[:, 0]
+    chosen = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:count]]
+    obs, act, _, next_obs, terminal = transitions.at(chosen)
+    followed = [
+        real_rollout(task, some_obs, RecordedActions(some_act[:, None]), 1)[0][:, 1]
+        for some_obs, some_act in zip(obs.split(1000), act.split(1000), strict=True)  # a simulator for each row
+    ]
+    true = torch.cat(followed)
+    really_terminal = task.terminated(obs, act, true)
+    excess = value(next_obs).masked_fill(terminal, 0.0) - value(true).masked_fill(really_terminal, 0.0)
+    return float(excess.mean()), float(excess.std() / len(excess) ** 0.5)
 
 
 @torch.no_grad()
@@ -65,6 +102,7 @@ def rollout_outcomes(
     checkpoint: str,
     filter: Filter | None = None,
     num_trajectories: int = 1000,
+    num_transitions: int = 5000,
     holdout_fraction: float = 0.1,
     seed: int = 0,
     out: str = "runs/rollout_outcomes",
@@ -72,8 +110,9 @@ def rollout_outcomes(
     """Compare falls and returns of synthetic rollouts with those of the real environment, from the same states.
 
     A model that heals the policy's falls, or promises more than there is, misleads the agent however small its mean
-    error. Writes ``<out>/<dataset>.csv`` and prints a table. Rewards of both are the reward model's, so that the states
-    alone make the difference.
+    error. So does one whose errors the agent values: ``value_bias`` (:func:`value_bias`) is over what the filter keeps,
+    by the agent's own critics. Writes ``<out>/<dataset>.csv`` and prints a table. Rewards of both are the reward
+    model's, so that the states alone make the difference.
 
     Args:
         source: The dataset; its held-out episodes give the start states.
@@ -82,6 +121,7 @@ def rollout_outcomes(
         checkpoint: Its checkpoint.
         filter: Keeps a part of the rollouts; ``null`` takes the hardmax filter.
         num_trajectories: Rollouts.
+        num_transitions: Transitions that the value bias is the mean over.
         holdout_fraction: The parts' own, so that the start states are held out for them.
         seed: Seed of start states and rollouts.
         out: Folder of the result.
@@ -91,7 +131,7 @@ def rollout_outcomes(
     """
     load_agent(agent, checkpoint, source.task)
     starts = held_out_starts(source, holdout_fraction, num_trajectories, seed)
-    policy, outcomes = agent.policy(sample=False), {}
+    policy, filter, outcomes, biases = agent.policy(sample=False), filter or Hardmax(), {}, {}
     for name, synthesizer in synthesizers.items():
         if not hasattr(synthesizer, "reward"):
             raise UserError(f"'{name}' has no reward model to judge the real rollouts by: compare others.")
@@ -99,13 +139,15 @@ def rollout_outcomes(
         made = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0]
         truth = RealRollouts(synthesizer.reward, made.act.shape[1])
         truth.attach(source)
-        outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], filter or Hardmax())
-    path = Path(out, f"{source.name}.csv")
+        outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], filter)
+        biases[name] = value_bias(made.at(kept_by(filter, made)), source.task, policy.value, num_transitions)
+    path, columns = Path(out, f"{source.name}.csv"), (*Outcomes._fields, "value_bias", "value_bias_error")
+    figures = {name: (*outcomes[name], *biases[name]) for name in synthesizers}
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["synthesizer", *Outcomes._fields])
-        rows.writerows([name, *(f"{figure:.4g}" for figure in each)] for name, each in outcomes.items())
-    print(f"| | {' | '.join(field.replace('_', ' ') for field in Outcomes._fields)} |\n|{'---|' * 11}")
-    for name, each in outcomes.items():
+        rows.writerow(["synthesizer", *columns])
+        rows.writerows([name, *(f"{figure:.4g}" for figure in each)] for name, each in figures.items())
+    print(f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |\n|{'---|' * (1 + len(columns))}")
+    for name, each in figures.items():
         print(f"| {name} | {' | '.join(f'{figure:.3g}' for figure in each)} |")
     print(f"Written to {path}")

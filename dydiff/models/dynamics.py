@@ -143,6 +143,12 @@ class DynamicsEnsemble(PretrainedModule):
         next_obs[order] = obs[order] + change
         return next_obs
 
+    def elite_means(self, obs: Tensor, act: Tensor) -> Tensor:
+        """The mean next state that each elite predicts, ``[num_elites, N, O]``, for raw ``obs`` and ``act``."""
+        count = len(self.elites)
+        mean, _ = self.predict(obs.expand(count, -1, -1), act.expand(count, -1, -1), self._elite_network())
+        return obs + self.change_normalizer.inverse(mean)
+
     def _elite_network(self) -> EnsembleMLP:
         """The elites by themselves; picking them out anew in every step would copy all their weights."""
         sources = (self.elites, *self.network.parameters())

@@ -1,5 +1,7 @@
 """Rollouts by the single-step model alone (eq. 6): MBPO's, and the draft that DyDiff corrects."""
 
+from typing import Any, Literal, cast
+
 import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
@@ -20,6 +22,9 @@ class Autoregressive(Synthesizer):
         rollout_length: Steps of a trajectory (L).
         sample_states: Sample the next state (the paper), or take the chosen elite's mean.
         clip_states: Keep the states of the draft within the range of the data, in each dimension.
+        next_states: Where a transition's next state comes from: the ``trajectory`` (the paper); the ``dynamics``, once
+            more from the transition's own state and action; or ``pessimistic``, of the elites' mean next states the
+            one that the learning agent values least.
 
     Raises:
         UserError: ``rollout_length`` below 1.
@@ -35,6 +40,7 @@ class Autoregressive(Synthesizer):
         rollout_length: int = 100,
         sample_states: bool = True,
         clip_states: bool = False,
+        next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
     ) -> None:
         super().__init__()
         if rollout_length < 1:
@@ -44,6 +50,7 @@ class Autoregressive(Synthesizer):
         self.rollout_length = rollout_length
         self.sample_states = sample_states
         self.clip_states = clip_states
+        self.next_states = next_states
 
     def attach(self, source: EpisodeSource) -> None:
         super().attach(source)
@@ -55,7 +62,7 @@ class Autoregressive(Synthesizer):
     def synthesize(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        return self.finish(*self.draft(policy, start_obs, generator)), {}
+        return self.finish(policy, *self.draft(policy, start_obs, generator), generator), {}
 
     def draft(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
@@ -69,11 +76,35 @@ class Autoregressive(Synthesizer):
 
     def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The states ``[N, O]`` that follow."""
-        next_obs = self.dynamics.step(obs, act, generator, self.sample_states)
-        return next_obs.clamp(self.low, self.high) if self.clip_states else next_obs
+        return self.clip(self.dynamics.step(obs, act, generator, self.sample_states))
 
-    def finish(self, obs: Tensor, act: Tensor, next_obs: Tensor | None = None) -> Trajectories:
-        """Predict rewards, and cut after the first terminal state."""
-        next_obs = obs[:, 1:] if next_obs is None else next_obs
+    def clip(self, obs: Tensor) -> Tensor:
+        """States within the range of the data, if ``clip_states`` asks for it."""
+        return obs.clamp(self.low, self.high) if self.clip_states else obs
+
+    def finish(
+        self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
+    ) -> Trajectories:
+        """Find next states, predict rewards, and cut after the first terminal state."""
+        next_obs = self.find_next(policy, obs, act, generator)
         terminal = self.terminated(obs[:, :-1], act, next_obs)
         return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+
+    def find_next(self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The transitions' next states ``[N, L, O]`` (``next_states``), for ``obs [N, L + 1, O]`` and their actions."""
+        if self.next_states == "trajectory":
+            return obs[:, 1:]
+        flat_obs, flat_act = obs[:, :-1].flatten(0, 1), act.flatten(0, 1)
+        if self.next_states == "dynamics":
+            next_obs = self.step(flat_obs, flat_act, generator)
+        else:
+            next_obs = self.least_valued(cast(Any, policy), flat_obs, flat_act)
+        return next_obs.unflatten(0, act.shape[:2])
+
+    def least_valued(self, policy: Any, obs: Tensor, act: Tensor) -> Tensor:
+        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least."""
+        predicted = self.clip(self.dynamics.elite_means(obs, act))
+        values = policy.value(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
+        count = len(predicted)
+        terminal = self.terminated(obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
+        return predicted[values.masked_fill(terminal, 0.0).argmin(0), torch.arange(len(obs), device=obs.device)]

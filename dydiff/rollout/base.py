@@ -14,7 +14,8 @@ from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
 
 Policy = Callable[[Tensor], Tensor]
-"""``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states; an agent's has ``log_prob(obs, act) -> [N]``, too."""
+"""``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states; an agent's also has ``log_prob(obs, act) -> [N]`` and
+``value(obs) -> [N]``."""
 
 Part = TypeVar("Part", bound=PretrainedModule)
 

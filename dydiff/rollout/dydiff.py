@@ -32,8 +32,9 @@ class DyDiff(Autoregressive):
             paper takes them whole; the authors' code blends by 0.5.
         sampler: How the denoiser is sampled; the default is the paper's, from pure noise.
         next_states: Where a transition's next state comes from: the ``trajectory``, whose next state the denoiser has
-            made as well (the paper), or the single-step ``dynamics`` from the corrected state and action, whose error
-            over one step is a tenth.
+            made as well (the paper); the single-step ``dynamics`` from the corrected state and action, whose error over
+            one step is a tenth; or ``pessimistic``, of the elites' mean next states the one that the learning agent
+            values least.
         sample_states: Sample the draft's states (the paper), or take the chosen elite's mean.
         clip_states: Keep the states of the draft within the range of the data, in each dimension.
 
@@ -50,11 +51,11 @@ class DyDiff(Autoregressive):
         num_corrections: int = 2,
         state_blend: float = 1.0,
         sampler: EDMSampler | None = None,
-        next_states: Literal["trajectory", "dynamics"] = "trajectory",
+        next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
         sample_states: bool = True,
         clip_states: bool = False,
     ) -> None:
-        super().__init__(dynamics, reward, rollout_length, sample_states, clip_states)
+        super().__init__(dynamics, reward, rollout_length, sample_states, clip_states, next_states)
         self.denoiser = module_of(denoiser)
         if rollout_length > self.denoiser.horizon:
             raise UserError(
@@ -68,7 +69,6 @@ class DyDiff(Autoregressive):
         self.num_corrections = num_corrections
         self.state_blend = state_blend
         self.sampler = sampler or EDMSampler()
-        self.next_states = next_states
 
     @torch.no_grad()
     def synthesize(
@@ -84,10 +84,7 @@ class DyDiff(Autoregressive):
             figures[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
             figures[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
             obs, act = corrected_obs, corrected_act
-        if self.next_states == "trajectory":
-            return self.finish(obs, act), figures
-        flat = self.step(obs[:, :-1].flatten(0, 1), act.flatten(0, 1), generator)
-        return self.finish(obs, act, flat.unflatten(0, act.shape[:2])), figures
+        return self.finish(policy, obs, act, generator), figures
 
     def correct(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
