@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 
 from dydiff.agents.base import Agent
-from dydiff.errors import UserError
+from dydiff.errors import UserError, above_zero
 
 
 class QValueWatch(L.Callback):
@@ -19,8 +19,7 @@ class QValueWatch(L.Callback):
     """
 
     def __init__(self, max_ratio: float | None = 10.0) -> None:
-        if max_ratio is not None and max_ratio <= 0:
-            raise UserError(f"max_ratio must be above 0, not {max_ratio}.")
+        above_zero(max_ratio=max_ratio)
         self.max_ratio = max_ratio
         self._bound = 0.0
 

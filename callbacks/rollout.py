@@ -13,7 +13,7 @@ from callbacks.progress import track
 from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter
 from dydiff.seeds import seed_of
@@ -55,16 +55,9 @@ class SyntheticRollout(L.Callback):
     ) -> None:
         if real_ratio is not None and not 0 <= real_ratio <= 1:
             raise UserError(f"real_ratio must lie in [0, 1], not {real_ratio}.")
-        for name, value in (
-            ("rollout_batch_size", rollout_batch_size),
-            ("rollout_freq", 1 if rollout_freq is None else rollout_freq),
-            ("chunk_size", chunk_size),
-            ("synthetic_capacity", synthetic_capacity),
-        ):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
-        if max_range_excess is not None and max_range_excess < 0:
-            raise UserError(f"max_range_excess must not be negative, not {max_range_excess}.")
+        at_least(1, rollout_batch_size=rollout_batch_size, rollout_freq=rollout_freq, chunk_size=chunk_size)
+        at_least(1, synthetic_capacity=synthetic_capacity)
+        at_least(0, max_range_excess=max_range_excess)
         self.synthesizer = synthesizer
         self.filter = filter
         self.real_ratio = real_ratio
@@ -86,8 +79,8 @@ class SyntheticRollout(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         assert isinstance(agent, Agent)
         self.synthesizer.to(agent.device)
-        states = agent.data.real.obs
-        self._low, self._high = states.amin(0), states.amax(0)
+        states = torch.stack([agent.data.real.obs, agent.data.real.next_obs])  # a fall is in the data's range, too
+        self._low, self._high = states.amin((0, 1)), states.amax((0, 1))
 
     @torch.no_grad()
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:

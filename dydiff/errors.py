@@ -11,6 +11,28 @@ class UserError(Exception):
     """
 
 
+def at_least(lowest: int, **settings: float | None) -> None:
+    """Check settings, given by their names; ``None`` stands for one that is not set.
+
+    Raises:
+        UserError: One is lower.
+    """
+    for name, value in settings.items():
+        if value is not None and value < lowest:
+            raise UserError(f"{name} must be {f'at least {lowest}' if lowest else 'not negative'}, not {value}.")
+
+
+def above_zero(**settings: float | None) -> None:
+    """Check settings, given by their names; ``None`` stands for one that is not set.
+
+    Raises:
+        UserError: One is zero or negative.
+    """
+    for name, value in settings.items():
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be above 0, not {value}.")
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """``" Did you mean a, b?"`` with the known words nearest to ``word``, or all of them when none is near."""
     known = list(known)

@@ -18,7 +18,8 @@ def claim_version(folder: Path) -> int:
 def find_last(folder: Path) -> tuple[int | None, str | None]:
     """Version and checkpoint of the newest run in ``folder`` that has one, to go on from; ``None`` where none has."""
     versions = sorted(
-        (int(path.parent.parent.name.removeprefix("version_")), str(path))
+        (int(number), str(path))
         for path in folder.glob("version_*/checkpoints/last.ckpt")
+        if (number := path.parent.parent.name.removeprefix("version_")).isdigit()
     )
     return versions[-1] if versions else (None, None)

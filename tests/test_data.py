@@ -15,6 +15,7 @@ from dydiff.data.d4rl import D4RLSource, cached_file
 from dydiff.data.episodes import Episodes, Trajectories, Transitions
 from dydiff.data.tasks import DATASETS, HOPPER, TASKS, RemoteDataset, find_dataset
 from dydiff.errors import UserError
+from dydiff.seeds import seed_of
 
 
 def load(path, **kwargs):
@@ -219,6 +220,8 @@ def test_trajectories_are_cut_after_the_first_terminal_step():
     trajectories = Trajectories.cut(obs, torch.zeros(3, 4, 1), torch.ones(3, 4), terminal)
     assert trajectories.lengths.tolist() == [2, 4, 1]
     assert trajectories.returns.tolist() == [2, 4, 1]
+    past_the_end = trajectories.reward.where(trajectories.valid, torch.nan)
+    assert trajectories._replace(reward=past_the_end).returns.tolist() == [2, 4, 1]
     steps = trajectories.transitions()
     assert steps.obs[:, 0].tolist() == [0, 1, 5, 6, 7, 8, 10]
     assert steps.next_obs[:, 0].tolist() == [1, 2, 6, 7, 8, 9, 11]
@@ -242,6 +245,17 @@ class TestBuffer:
         held = sorted(buffer.at(torch.arange(len(buffer))).reward.tolist())
         assert held == list(range(max(0, total - capacity), total))
 
+    @settings(max_examples=60, deadline=None)
+    @given(capacity=st.integers(1, 6), more=st.integers(1, 6), before=st.integers(0, 9), after=st.integers(0, 9))
+    def test_a_larger_buffer_takes_over_and_holds_the_newest(self, capacity, more, before, after):
+        first, larger = TransitionBuffer(capacity, 1, 1), TransitionBuffer(capacity + more, 1, 1)
+        first.insert(self.numbered(0, before))
+        larger.load_state_dict(first.state_dict())
+        larger.insert(self.numbered(before, after))
+        held = sorted(larger.at(torch.arange(len(larger))).reward.tolist())
+        known = range(max(0, before - capacity), before + after)
+        assert held == list(known)[-(capacity + more) :]
+
     @settings(max_examples=30, deadline=None)
     @given(capacity=st.integers(1, 6), before=st.integers(0, 9), after=st.integers(0, 9))
     def test_state_dict_restores_row_by_row(self, capacity, before, after):
@@ -263,3 +277,10 @@ def test_task_table_agrees_with_itself():
         assert remote.url.endswith(".hdf5") and file == name
         assert remote.sha256 is None or len(remote.sha256) == 64
         assert (remote.sha256 is None) == name.startswith("maze2d")
+
+
+def test_seeds_of_different_keys_differ():
+    """Also of keys that differ by a zero at the end, or by what a wider number spells in two words."""
+    keys = [(5,), (5, 0), (5, 0, 0), (5, 1), (5 + 2**32,), (5, 2**33), (5, 0, 2)]
+    assert len({seed_of(*key) for key in keys}) == len(keys) and seed_of(5, 1) == seed_of(5, 1)
+    assert all(0 <= seed_of(*key) < 2**63 for key in keys)

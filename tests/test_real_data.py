@@ -1,11 +1,13 @@
 """The motivating experiment's data: from the real environment, and from what a split holds back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
-from dydiff.data.tasks import HOPPER
+from dydiff.data.tasks import HALFCHEETAH, HOPPER
 from dydiff.envs.collect import collect_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
@@ -46,6 +48,15 @@ def test_on_policy_data_follow_the_generator(write_dataset):
     )
     assert torch.equal(first.obs, again.obs) and not torch.equal(first.obs, other.obs)
     assert first.act.shape == (25, 1, 3)
+
+
+def test_on_policy_episodes_are_whole(tmp_path):
+    """HalfCheetah never falls: as many transitions as two episodes have are two episodes."""
+    synthesizer = RealEnvironment()
+    synthesizer.task = replace(HALFCHEETAH, episode_limit=30)
+    made = synthesizer.synthesize(lambda obs: torch.zeros(len(obs), 6), torch.zeros(60, 17))[0].transitions()
+    goes_on = (made.next_obs[:-1] == made.obs[1:]).all(-1)
+    assert (~goes_on).nonzero().flatten().tolist() == [29]
 
 
 def test_real_rollouts_go_on_from_the_datas_states_as_the_environment_does(write_dataset):

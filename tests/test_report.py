@@ -15,7 +15,9 @@ from dydiff.report.scores import by_label, paper_scores
 STEPS = (100, 200, 300)
 
 
-def write_run(folder, scores, method="Base", seed=0, dataset="hopper-medium-replay-v2", planned=300, **settings):
+def write_run(
+    folder, scores, method="Base", seed=0, dataset="hopper-medium-replay-v2", planned=300, split_seed=0, **settings
+):
     """The log folder of a run with Lightning's CSV logger."""
     rollout = {"class_path": "lightning.pytorch.callbacks.Callback"}
     if method != "Base":
@@ -26,16 +28,18 @@ def write_run(folder, scores, method="Base", seed=0, dataset="hopper-medium-repl
     config = {
         "seed_everything": seed, "name": str(folder), "trainer": {"max_epochs": 3, "devices": seed + 1},
         "model": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"lr": 0.1}},
-        "data": {"class_path": "x", "init_args": {"updates_per_epoch": planned // 3, "source": {"path": str(folder)}}},
+        "data": {"class_path": "x", "init_args": {
+            "updates_per_epoch": planned // 3,
+            "source": {"class_path": "x", "init_args": {"path": str(folder), "split_seed": split_seed}}}},
         "rollout": rollout}  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "hparams.yaml").write_text(yaml.safe_dump({"dataset": dataset}))
     with (folder / "metrics.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["step", "train/loss", "eval/score"])
+        rows.writerow(["step", "train/q_mean", "eval/score"])
         for step, score in zip(STEPS, scores, strict=False):
-            rows.writerow([step - 50, 1.0, ""])
+            rows.writerow([step - 50, step / 2 + seed, ""])
             rows.writerow([step, "", score])
 
 
@@ -148,6 +152,29 @@ def test_a_full_grid_of_two_settings_is_told_in_full_and_not_drawn(tmp_path):
     assert ablation_points(runs) == {}
 
 
+def test_runs_of_other_splits_of_a_dataset_are_not_one_run(tmp_path):
+    for split_seed in (0, 1):
+        write_run(tmp_path / f"runs/{split_seed}", (0, 0, split_seed), split_seed=split_seed)
+    assert {run.label for run in read_runs([str(tmp_path / "runs")])} == {"Base, split_seed=0", "Base, split_seed=1"}
+
+
+def test_q_values_at_the_end_are_told(tmp_path, report):
+    for seed in (0, 1):
+        write_run(tmp_path / f"runs/{seed}", (1, 2, 3), seed=seed)
+    assert table(report(), "Mean Q value")["hopper-medium-replay-v2"] == ["150.5 ± 0.7 (2)"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "\xff"])
+def test_a_broken_config_is_named(tmp_path, capsys, text):
+    write_run(tmp_path / "runs/good", (1, 2, 3))
+    (tmp_path / "runs/other").mkdir()
+    (tmp_path / "runs/other/config.yaml").write_text("data: of something else")
+    assert len(read_runs([str(tmp_path / "runs")])) == 1
+    (tmp_path / "runs/other/config.yaml").write_text(text, encoding="latin-1")
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+    assert "other/config.yaml is broken: remove its folder" in capsys.readouterr().err
+
+
 def test_unfinished_runs_are_left_out_and_of_two_the_longer_counts(tmp_path, report, capsys):
     write_run(tmp_path / "runs/a/version_0", (1, 2), seed=0)
     write_run(tmp_path / "runs/a/version_1", (1, 2, 50), seed=0)
@@ -179,4 +206,4 @@ def test_tensorboard_and_csv_logs_say_the_same(place):
 
 def test_the_papers_numbers_are_there():
     scores = paper_scores()
-    assert len(scores) == 135 and scores["maze2d-large-v1", "diffql", "DyDiff-S"] == (1.97, 0.15)
+    assert len(scores) == 135 and scores["maze2d-large-v1", "diffql", "DyDiff-S"] == (197, 15)  # percent, as ours

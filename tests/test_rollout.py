@@ -103,6 +103,22 @@ def test_drafts_of_means_have_no_noise():
         assert torch.allclose(first, second, atol=1e-5) == alike
 
 
+def test_a_trajectory_ends_where_its_own_states_fall_too():
+    """The denoiser's states fall, the dynamics' next states from them do not: nothing goes on from a fallen state."""
+
+    class Falling(ExactDenoiser):
+        def sample_states(self, obs, act, sampler, generator=None):
+            states = super().sample_states(obs, act, sampler, generator)
+            states[:, 2] = 100.0
+            return states
+
+    synthesizer = DyDiff(Falling(), ExactDynamics(bias=-50.0), ExactReward(), 5, 1, next_states="dynamics")
+    synthesizer.terminated = lambda obs, act, next_obs: (next_obs > 60).any(-1)
+    made = synthesizer.synthesize(policy, torch.randn(4, 3))[0]
+    assert made.terminal.nonzero()[:, 1].unique().tolist() == [1]
+    assert not (made.transitions().obs > 60).any() and (made.lengths == 2).all()
+
+
 def test_elites_by_themselves_are_what_a_step_draws_from():
     torch.manual_seed(0)
     ensemble = DynamicsEnsemble(3, 2, num_members=4, num_elites=3)

@@ -12,7 +12,7 @@ from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.errors import UserError
+from dydiff.errors import above_zero, at_least
 from dydiff.models.networks import mlp
 
 
@@ -101,10 +101,8 @@ class CQL(Agent):
     ) -> None:
         super().__init__(obs_dim, act_dim, sample_eval_actions)
         self.save_hyperparameters()
-        if num_sampled_actions < 1:
-            raise UserError(f"num_sampled_actions must be at least 1, not {num_sampled_actions}.")
-        if cql_temperature <= 0:
-            raise UserError(f"cql_temperature must be above 0, not {cql_temperature}.")
+        at_least(1, num_sampled_actions=num_sampled_actions)
+        above_zero(cql_temperature=cql_temperature)
         self.gamma = gamma
         self.tau = tau
         self.cql_weight = cql_weight

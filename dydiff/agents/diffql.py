@@ -13,7 +13,7 @@ from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.agents.diffusion_policy import DiffusionPolicy
 from dydiff.data.episodes import Transitions
-from dydiff.errors import UserError
+from dydiff.errors import at_least
 from dydiff.models.networks import Mish
 
 
@@ -66,9 +66,7 @@ class DiffQL(Agent):
     ) -> None:
         super().__init__(obs_dim, act_dim, sample_eval_actions)
         self.save_hyperparameters()
-        for name, value in (("num_diffusion_steps", num_diffusion_steps), ("num_candidates", num_candidates)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
+        at_least(1, num_diffusion_steps=num_diffusion_steps, num_candidates=num_candidates)
         self.gamma = gamma
         self.tau = tau
         self.q_coef = q_coef

@@ -11,6 +11,7 @@ from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
+from dydiff.errors import at_least
 from dydiff.models.networks import mlp
 
 
@@ -52,6 +53,7 @@ class TD3BC(Agent):
         self.alpha = alpha
         self.policy_noise = policy_noise
         self.noise_clip = noise_clip
+        at_least(1, policy_delay=policy_delay)
         self.policy_delay = policy_delay
         self.lr = lr
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())

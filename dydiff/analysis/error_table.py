@@ -9,7 +9,9 @@ from dydiff.errors import UserError
 from dydiff.files import replacing
 
 _SUFFIX = "_summary.csv"
-Summary = dict[tuple[str, str, str], list[dict[str, float]]]
+Figures = dict[str, dict[str, float]]
+"""Figures by the folder of their seed."""
+Summary = dict[tuple[str, str, str], Figures]
 """By dataset, actions and synthesizer: the figures of each seed."""
 
 
@@ -46,28 +48,30 @@ def read_summaries(folder: Path) -> Summary:
     Raises:
         UserError: There is none.
     """
-    summary: Summary = defaultdict(list)
+    summary: Summary = defaultdict(dict)
     for path in sorted(folder.glob(f"*/*{_SUFFIX}")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 key = path.name.removesuffix(_SUFFIX), row.pop("actions"), row.pop("synthesizer")
-                summary[key].append({name: float(value) for name, value in row.items()})
+                summary[key][path.parent.name] = {name: float(value) for name, value in row.items()}
     if not summary:
         raise UserError(f"{folder} has no folder with a {_SUFFIX[1:]} of `analyze horizon_error --out {folder}/NAME`.")
     return summary
 
 
-def _rows(methods: dict[str, list[dict[str, float]]], reference: str) -> list[str]:
+def _rows(methods: dict[str, Figures], reference: str) -> list[str]:
+    """A row for each method; ratios are those of the seeds that the reference has, too."""
     against = methods[reference]
     header = f"| made by | seeds | mean | median | last step | mean, to {reference} | time, to {reference} |"
     rows = [header, "|" + "---|" * 7]
     for name, figures in methods.items():
-        spread = [_spread([each[key] for each in figures]) for key in ("mean", "median", "last_step")]
+        spread = [_spread([each[key] for each in figures.values()]) for key in ("mean", "median", "last_step")]
         ratio, seconds = (
-            [mine[key] / theirs[key] for mine, theirs in zip(figures, against, strict=False)]
+            [mine[key] / against[seed][key] for seed, mine in figures.items() if seed in against]
             for key in ("mean", "seconds")
         )
-        cells = [name, str(len(figures)), *spread, _spread(ratio), f"{fmean(seconds):.2f}"]
+        compared = [_spread(ratio), f"{fmean(seconds):.2f}"] if ratio else ["", ""]
+        cells = [name, str(len(figures)), *spread, *compared]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 

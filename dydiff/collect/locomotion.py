@@ -15,7 +15,7 @@ from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
 from dydiff.envs.collect import collect_episodes
 from dydiff.envs.evaluation import play_episodes
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d")
 
@@ -59,8 +59,7 @@ def collect_locomotion(
     """
     if task not in LOCOMOTION:
         raise UserError(f"collect locomotion knows {', '.join(LOCOMOTION)}, not '{task}'.")
-    if min(num_transitions, check_every, max_steps) < 1:
-        raise UserError("num_transitions, check_every and max_steps must be at least 1.")
+    at_least(1, num_transitions=num_transitions, check_every=check_every, max_steps=max_steps)
     training = Training(TASKS[task], seed, max_steps, check_every, Path(work_dir) / f"{task}-sac-seed{seed}")
     path = Path(out or f"{task}-sac-{dataset}-seed{seed}.hdf5")
     scores = {"medium": medium_score, "expert": expert_score}

@@ -9,7 +9,7 @@ from rich.progress import track
 from dydiff.collect.waypoints import WaypointController
 from dydiff.collect.writer import write_dataset
 from dydiff.envs.maze2d import MAZES, Maze2dEnv
-from dydiff.errors import UserError, did_you_mean
+from dydiff.errors import UserError, at_least, did_you_mean
 
 
 def collect_maze2d(
@@ -44,8 +44,8 @@ def collect_maze2d(
     """
     if maze not in MAZES:
         raise UserError(f"Unknown maze '{maze}'.{did_you_mean(maze, MAZES)}")
-    if num_transitions < 1 or action_noise < 0:
-        raise UserError("num_transitions must be at least 1, and action_noise not negative.")
+    at_least(1, num_transitions=num_transitions)
+    at_least(0, action_noise=action_noise)
     env_id = f"maze2d-{maze}{'-dense' if dense else ''}-v1"
     path = Path(out or f"{env_id[:-3]}-waypoint-{num_transitions // 1000}k.hdf5")
     env = gym.make(env_id)

@@ -47,17 +47,21 @@ class TransitionBuffer:
         return self._storage.at(index)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """What is held, oldest row of the storage first; nothing of the unused capacity."""
+        """What is held, row by row, and the row of the next insertion; nothing of the unused capacity."""
         used = self._storage.at(slice(0, self._size))._asdict()
         if self._size < self.capacity:  # a file of a part of a tensor would hold all of it
             used = {key: value.clone() for key, value in used.items()}
         return {**{key: value.cpu() for key, value in used.items()}, "next": self._next}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Restore :meth:`state_dict`, row by row."""
+        """Restore :meth:`state_dict`, row by row; a full buffer in a larger one begins with its oldest row."""
+        self._next = int(state["next"])
         for key, stored in self._storage._asdict().items():
             value = state[key]
             assert isinstance(value, Tensor)
             self._size = len(value)
+            if self._next < self._size < self.capacity:
+                value = value.roll(-self._next, 0)
             stored[: self._size] = value.to(stored)
-        self._next = int(state["next"])
+        if self._size < self.capacity:
+            self._next = self._size

@@ -82,7 +82,7 @@ class Trajectories(NamedTuple):
     @property
     def returns(self) -> Tensor:
         """Undiscounted sum of the valid rewards, ``[N]`` (eq. 11)."""
-        return (self.reward * self.valid).sum(1)
+        return self.reward.where(self.valid, 0.0).sum(1)
 
     @property
     def lengths(self) -> Tensor:

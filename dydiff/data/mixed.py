@@ -9,7 +9,7 @@ from dydiff import ranks
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 
 
 class MixedDataModule(OfflineDataModule):
@@ -39,6 +39,8 @@ class MixedDataModule(OfflineDataModule):
         eval_seed: int = 0,
     ) -> None:
         super().__init__(source)
+        sizes = {"batch_size": batch_size, "updates_per_epoch": updates_per_epoch, "updates_per_step": updates_per_step}
+        at_least(1, **sizes, num_eval_episodes=num_eval_episodes)
         if updates_per_epoch % updates_per_step:
             raise UserError(
                 f"updates_per_step ({updates_per_step}) must divide updates_per_epoch ({updates_per_epoch})."

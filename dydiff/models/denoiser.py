@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Episodes, Windows
+from dydiff.errors import at_least
 from dydiff.models.diffusion import DiffusionModel
 from dydiff.models.edm import EDMSampler
 from dydiff.models.normalizer import Normalizer
@@ -47,6 +48,7 @@ class Denoiser(DiffusionModel):
         normalization: Literal["range", "standard"] = "range",
         lr: float = 3e-4,
     ) -> None:
+        at_least(1, horizon=horizon)
         network = TemporalUNet(obs_dim + act_dim, width, multipliers, kernel_size)
         super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr)
         self.horizon = horizon

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dydiff.errors import UserError
+from dydiff.errors import UserError, above_zero, at_least
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,8 +70,7 @@ class EDMSampler:
         s_noise: Standard deviation of the churn noise.
 
     Raises:
-        UserError: ``num_steps`` or ``num_samples`` below 1, ``sigma_start`` outside (``sigma_min``, ``sigma_max``], or
-            churn with DPM-Solver++.
+        UserError: A setting out of its range, or churn with DPM-Solver++.
     """
 
     num_steps: int = 34
@@ -87,9 +86,10 @@ class EDMSampler:
     s_noise: float = 1.002
 
     def __post_init__(self) -> None:
-        for name, value in (("num_steps", self.num_steps), ("num_samples", self.num_samples)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
+        at_least(1, num_steps=self.num_steps, num_samples=self.num_samples)
+        above_zero(sigma_min=self.sigma_min, rho=self.rho)
+        if self.sigma_max <= self.sigma_min:
+            raise UserError(f"sigma_max ({self.sigma_max}) must be above sigma_min ({self.sigma_min}).")
         if self.solver == "dpm++2m" and self.s_churn > 0:
             raise UserError("The solver dpm++2m has no churn: set s_churn to 0.")
         if self.sigma_start is not None and not self.sigma_min < self.sigma_start <= self.sigma_max:

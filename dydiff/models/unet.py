@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydiff.errors import UserError
 from dydiff.models.networks import NoiseEmbedding
 
 
@@ -55,12 +56,19 @@ class TemporalUNet(nn.Module):
         width: Channels of the first level; a multiple of 8.
         multipliers: Channels of each level, as multiples of ``width``; the time axis halves between levels.
         kernel_size: Of the convolutions over time; odd.
+
+    Raises:
+        UserError: ``width`` or ``kernel_size`` are not such numbers.
     """
 
     def __init__(
         self, dim: int, width: int = 128, multipliers: Sequence[int] = (1, 4, 8), kernel_size: int = 5
     ) -> None:
         super().__init__()
+        if width % 8 or width < 8:
+            raise UserError(f"width must be a multiple of 8, not {width}.")
+        if kernel_size % 2 == 0:
+            raise UserError(f"kernel_size must be odd, not {kernel_size}.")
         channels = [width * multiplier for multiplier in multipliers]
         self.stride = 2 ** (len(channels) - 1)
         self.embed = NoiseEmbedding(width, scale=1000.0)  # c_noise = ln(sigma) / 4 spans about [-2, 1]

@@ -13,9 +13,10 @@ import yaml
 from dydiff.errors import UserError
 from dydiff.pretraining import MACHINE_KEYS
 
-SCORE = "eval/score"
+SCORE, Q_MEAN = "eval/score", "train/q_mean"
 # What may differ between runs of one method: the seed, the names, the machine, and what the labels tell already.
-_NOT_SETTINGS = ("seed_everything", "name", "runs_dir", "ckpt_path", "weights_only", "config", "compile", "data.source")
+_NOT_SETTINGS = ("seed_everything", "name", "runs_dir", "ckpt_path", "weights_only", "config", "compile")
+_NAMES_OF_DATA = ("dataset", "path")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Run:
         steps: Updates at each evaluation.
         scores: Normalised score at each evaluation.
         planned: Updates that it was to make.
+        q_mean: Mean Q value of the last minibatches on record; ``None`` where the log has none.
         minutes: From its first record to its last; ``None`` where the log has no times.
         settings: All its settings, flat.
         num_last: Evaluations that the score at the end is the mean of.
@@ -49,6 +51,7 @@ class Run:
     steps: tuple[int, ...]
     scores: tuple[float, ...]
     planned: int
+    q_mean: float | None
     minutes: float | None
     settings: dict[str, Any]
     num_last: int = 1
@@ -144,12 +147,20 @@ def _short(keys: Iterable[str]) -> dict[str, str]:
 
 def _read(folder: Path) -> Run | None:
     """The run of a log folder; ``None`` where it is not that of an agent, or has no score yet."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    if not isinstance(config, dict) or "updates_per_epoch" not in config.get("data", {}).get("init_args", {}):
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        ours = isinstance(config, dict) and "updates_per_epoch" in config["data"]["init_args"]
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{folder / 'config.yaml'} is broken: remove its folder, or name others.") from None
+    except (KeyError, TypeError):
         return None
-    steps, scores, minutes = _scores(folder)
-    if not steps:
+    if not ours:
         return None
+    curves, minutes = _curves(folder)
+    if not curves.get(SCORE):
+        return None
+    steps, scores = zip(*curves[SCORE], strict=True)
+    q_values = curves.get(Q_MEAN)
     facts = yaml.safe_load((folder / "hparams.yaml").read_text())
     return Run(
         folder,
@@ -162,6 +173,7 @@ def _read(folder: Path) -> Run | None:
         steps,
         scores,
         config["trainer"]["max_epochs"] * config["data"]["init_args"]["updates_per_epoch"],
+        q_values[-1][1] if q_values else None,
         minutes,
         dict(_flat(config)),
     )
@@ -186,6 +198,7 @@ def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             ignored = (
                 path.startswith(_NOT_SETTINGS)
                 or (prefix == "trainer" and key in (*MACHINE_KEYS, "callbacks"))
+                or (prefix.startswith("data.source") and key in _NAMES_OF_DATA)
                 or key == "class_path"
             )
             if not ignored:
@@ -194,21 +207,22 @@ def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield prefix, config
 
 
-def _scores(folder: Path) -> tuple[tuple[int, ...], tuple[float, ...], float | None]:
-    """Updates and scores of all evaluations, and minutes, from TensorBoard's records or from ``metrics.csv``."""
+def _curves(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], float | None]:
+    """Steps and values of scores and Q values, and minutes, from TensorBoard's records or from ``metrics.csv``."""
     table = folder / "metrics.csv"
     if table.is_file():
         with table.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get(SCORE)]
-        return tuple(int(row["step"]) for row in rows), tuple(float(row[SCORE]) for row in rows), None
+            rows = list(csv.DictReader(file))
+        curves = {tag: [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)] for tag in (SCORE, Q_MEAN)}
+        return curves, None
     if not any(folder.glob("events.out.tfevents.*")):
-        return (), (), None
+        return {}, None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
-    if SCORE not in reader.Tags()["scalars"]:
-        return (), (), None
-    events = reader.Scalars(SCORE)
-    times = [reader.Scalars(tag)[end].wall_time for tag in reader.Tags()["scalars"] for end in (0, -1)]
-    minutes = (max(times) - min(times)) / 60
-    return tuple(event.step for event in events), tuple(event.value for event in events), minutes
+    tags = reader.Tags()["scalars"]
+    curves = {
+        tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in tags if tag in (SCORE, Q_MEAN)
+    }
+    times = [reader.Scalars(tag)[end].wall_time for tag in tags for end in (0, -1)]
+    return curves, (max(times) - min(times)) / 60 if times else None

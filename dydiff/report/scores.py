@@ -38,12 +38,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 def paper_scores() -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Mean and standard deviation of the paper's Tables 1, 3 and 4, by dataset, agent in lower case, and method."""
+    """Mean and standard deviation of the paper's Tables 1, 3 and 4, by dataset, agent in lower case, and method.
+
+    The paper has Maze2d's scores as fractions; here they are percentages, as all others.
+    """
     with Path(__file__).with_name("paper_results.csv").open(newline="") as file:
-        return {
-            (row["dataset"], row["agent"], row["method"]): (float(row["score_mean"]), float(row["score_std"]))
-            for row in csv.DictReader(file)
-        }
+        scores = {}
+        for row in csv.DictReader(file):
+            unit = 100 if row["dataset"].startswith("maze2d") else 1
+            figures = unit * float(row["score_mean"]), unit * float(row["score_std"])
+            scores[row["dataset"], row["agent"], row["method"]] = figures
+        return scores
 
 
 def matrix(runs: dict[str, list[Run]], datasets: Sequence[str]) -> np.ndarray:

@@ -7,7 +7,7 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import EpisodeSource, Trajectories
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.base import Policy, Synthesizer, module_of
@@ -43,8 +43,7 @@ class Autoregressive(Synthesizer):
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
     ) -> None:
         super().__init__()
-        if rollout_length < 1:
-            raise UserError(f"rollout_length must be at least 1, not {rollout_length}.")
+        at_least(1, rollout_length=rollout_length)
         self.dynamics = module_of(dynamics)
         self.reward = module_of(reward)
         self.rollout_length = rollout_length
@@ -85,9 +84,12 @@ class Autoregressive(Synthesizer):
     def finish(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
     ) -> Trajectories:
-        """Find next states, predict rewards, and cut after the first terminal state."""
+        """Find next states, predict rewards, and cut after the first terminal state.
+
+        A step ends the trajectory by its next state or by the state that the trajectory goes on from.
+        """
         next_obs = self.find_next(policy, obs, act, generator)
-        terminal = self.terminated(obs[:, :-1], act, next_obs)
+        terminal = self.terminated(obs[:, :-1], act, next_obs) | self.terminated(obs[:, :-1], act, obs[:, 1:])
         return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
 
     def find_next(self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -102,7 +104,13 @@ class Autoregressive(Synthesizer):
         return next_obs.unflatten(0, act.shape[:2])
 
     def least_valued(self, policy: Any, obs: Tensor, act: Tensor) -> Tensor:
-        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least."""
+        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least.
+
+        Raises:
+            UserError: The policy has no values: it is not an agent's.
+        """
+        if not hasattr(policy, "value"):
+            raise UserError("Pessimistic next states need an agent's policy: recorded actions value no state.")
         predicted = self.clip(self.dynamics.elite_means(obs, act))
         values = policy.value(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
         count = len(predicted)

@@ -7,7 +7,7 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
@@ -62,8 +62,7 @@ class DyDiff(Autoregressive):
                 f"rollout_length ({rollout_length}) is longer than the denoiser's horizon ({self.denoiser.horizon}): "
                 "shorten the rollout, or train a denoiser with a longer horizon."
             )
-        if num_corrections < 0:
-            raise UserError(f"num_corrections must not be negative, not {num_corrections}.")
+        at_least(0, num_corrections=num_corrections)
         if not 0 < state_blend <= 1:
             raise UserError(f"state_blend must lie in (0, 1], not {state_blend}.")
         self.num_corrections = num_corrections

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError
+from dydiff.errors import UserError, above_zero
 
 
 class Filter(ABC):
@@ -51,8 +51,7 @@ class Softmax(Filter):
 
     def __init__(self, temperature: float = 0.05, keep_ratio: float = 0.6) -> None:
         super().__init__(keep_ratio)
-        if temperature <= 0:
-            raise UserError(f"temperature must be above 0, not {temperature}.")
+        above_zero(temperature=temperature)
         self.temperature = temperature
 
     def keys(self, trajectories: Trajectories, generator: torch.Generator | None = None) -> Tensor:

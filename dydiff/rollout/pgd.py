@@ -8,7 +8,7 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 from dydiff.models.edm import EDMSampler
 from dydiff.models.trajectory_diffusion import TrajectoryDiffusion
 from dydiff.rollout.base import Policy, Synthesizer, module_of
@@ -39,9 +39,7 @@ class PGD(Synthesizer):
         sampler: EDMSampler | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("guidance", guidance), ("cosine_guidance", cosine_guidance)):
-            if value < 0:
-                raise UserError(f"{name} must not be negative, not {value}.")
+        at_least(0, guidance=guidance, cosine_guidance=cosine_guidance)
         self.diffusion = module_of(diffusion)
         self.guidance = guidance
         self.cosine_guidance = cosine_guidance

@@ -8,7 +8,7 @@ from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.split import SplitSource
 from dydiff.envs.collect import collect_episodes
 from dydiff.envs.replay import real_rollout
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.base import Policy, Synthesizer, module_of
 
@@ -29,7 +29,8 @@ class RealEnvironment(Synthesizer):
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         seed = int(torch.randint(2**31, (), generator=generator, device=start_obs.device))
-        collected = collect_episodes(self.task, policy, len(start_obs), seed, device=start_obs.device)
+        num_envs = max(1, len(start_obs) // self.task.episode_limit)  # whole episodes, not their beginnings alone
+        collected = collect_episodes(self.task, policy, len(start_obs), seed, num_envs, start_obs.device)
         return Trajectories.single_steps(collected.transitions.to(start_obs.device)), {}
 
 
@@ -46,8 +47,7 @@ class RealRollouts(Synthesizer):
 
     def __init__(self, reward: RewardModel | Path_fr, rollout_length: int = 100) -> None:
         super().__init__()
-        if rollout_length < 1:
-            raise UserError(f"rollout_length must be at least 1, not {rollout_length}.")
+        at_least(1, rollout_length=rollout_length)
         self.reward = module_of(reward)
         self.rollout_length = rollout_length
 
