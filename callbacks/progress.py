@@ -33,13 +33,15 @@ class StageProgress(RichProgressBar):
             self._begin = time.perf_counter()
             return
         passed = time.perf_counter() - self._begin
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0) - 1
-        if self._told or passed < self.measure_seconds or self._steps == total or not trainer.is_global_zero:
+        epochs = trainer.max_epochs or 0
+        total = int(trainer.num_training_batches) * epochs - 1
+        known = passed >= self.measure_seconds and self._steps < total  # an endless run has no total
+        if self._told or not known or not trainer.is_global_zero:
             return
         self._told = True
         remaining = (total - self._steps) * passed / self._steps
         name = type(trainer.lightning_module).__name__
-        print(f"{name}: up to {trainer.max_epochs} epochs take about {duration(remaining)} more on this machine.")
+        print(f"{name}: up to {epochs} epochs take about {duration(remaining)} more on this machine.")
 
 
 def duration(seconds: float) -> str:

@@ -164,6 +164,9 @@ class SyntheticRollout(L.Callback):
     def keep(self, filter: Filter, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
         """The ``keep_ratio`` of a rollout with the largest keys, in order."""
         keys = filter.keys(trajectories, generator)
+        if keys.shape != trajectories.returns.shape:
+            name, count = type(filter).__name__, len(trajectories.returns)
+            raise UserError(f"{name}.keys must give one key for each of {count} trajectories, not {tuple(keys.shape)}.")
         num_kept = max(1, round(filter.keep_ratio * self.rollout_batch_size))
         return trajectories.at(keys.topk(min(num_kept, len(keys))).indices.sort().values)
 

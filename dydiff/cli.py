@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dydiff import ranks
-from dydiff.agents.base import Agent
+from dydiff.agents.base import Agent, load_agent
 from dydiff.analysis.error_table import error_table
 from dydiff.analysis.heldout_error import heldout_error
 from dydiff.analysis.horizon_error import horizon_error
@@ -56,6 +56,10 @@ def analyze(name: str, args: Sequence[str]) -> None:
     parts = _analysis_parts(config)
     parser.add_instantiator(parts.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
+    if made.get("agent") is not None:  # what is wrong with it is told before parts are trained
+        load_agent(made.agent, made.checkpoint, made.source.task)
+    elif made.get("checkpoint") is not None:
+        raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.td3bc.TD3BC, say.")
     parts.train_and_load(train_part)
     measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "parts_seed")})
 
@@ -122,7 +126,7 @@ def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **g
 
 def run_report(args: Sequence[str]) -> None:
     """``report``: tables and pictures of runs."""
-    parser = Parser(prog="python -m dydiff report", description=_summary(report))
+    parser = Parser(prog="python -m dydiff report", description=_summary(report), allow_abbrev=False)
     parser.add_argument("runs", nargs="+", help="Folders of runs; all runs below them count.")
     parser.add_function_arguments(report, skip={"runs"})
     report(**parser.parse_args(list(args)))
@@ -137,7 +141,8 @@ OTHERS: dict[str, Callable[[Sequence[str]], None]] = {"sweep": run_sweep, "repor
 
 
 def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
-    parser = Parser(prog=f"python -m dydiff {command} {name}".rstrip(), description=_summary(function))
+    prog = f"python -m dydiff {command} {name}".rstrip()
+    parser = Parser(prog=prog, description=_summary(function), allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config")
     return parser
 
@@ -171,7 +176,8 @@ def _known(command: str, args: Sequence[str], functions: Mapping[str, Any]) -> s
     """
     name = args[0] if args else ""
     if name not in functions:
-        raise UserError(f"{command} what? {' or '.join(functions)}, not '{name}'.{did_you_mean(name, functions)}")
+        known = did_you_mean(name, functions) if name else f" {' or '.join(functions)}."
+        raise UserError(f"{command} what?{f' Not {name!r}.' if name else ''}{known}")
     return name
 
 
@@ -227,9 +233,10 @@ def main(args: Sequence[str] | None = None) -> int:
             _run_command(arguments[0], arguments[1:])
         elif arguments and arguments[0] in OTHERS:
             OTHERS[arguments[0]](arguments[1:])
-        elif arguments and not arguments[0].startswith("-") and arguments[0] not in DyDiffCLI.subcommands():
+        elif not arguments or (not arguments[0].startswith("-") and arguments[0] not in DyDiffCLI.subcommands()):
             known = (*DyDiffCLI.subcommands(), *COMMANDS, *OTHERS)
-            raise UserError(f"There is no command '{arguments[0]}'.{did_you_mean(arguments[0], known)}")
+            named = f"There is no command '{arguments[0]}'." if arguments else "Which command?"
+            raise UserError(named + did_you_mean(arguments[0] if arguments else "", known, len(known)))
         else:
             DyDiffCLI(arguments)
     except AlreadyTrained as nothing_to_do:
@@ -243,6 +250,8 @@ def main(args: Sequence[str] | None = None) -> int:
             )
             return 1
         mendable = user_error(error)
+        if mendable is None and isinstance(error, OSError) and error.filename is not None:
+            mendable = UserError(f"{error.filename}: {error.strerror}.")
         if mendable is None:
             raise
         print(f"error: {mendable}", file=sys.stderr)

@@ -19,7 +19,7 @@ def at_least(lowest: int, **settings: float | None) -> None:
     """
     for name, value in settings.items():
         if value is not None and value < lowest:
-            raise UserError(f"{name} must be {f'at least {lowest}' if lowest else 'not negative'}, not {value}.")
+            raise UserError(f"{name} must {f'be at least {lowest}' if lowest else 'not be negative'}, not {value}.")
 
 
 def above_zero(**settings: float | None) -> None:
@@ -33,10 +33,21 @@ def above_zero(**settings: float | None) -> None:
             raise UserError(f"{name} must be above 0, not {value}.")
 
 
+def below_one(**settings: float) -> None:
+    """Check settings, given by their names.
+
+    Raises:
+        UserError: One does not lie in [0, 1).
+    """
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name} must lie in [0, 1), not {value}.")
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
-    """``" Did you mean a, b?"`` with the known words nearest to ``word``, or all of them when none is near."""
+    """``" Did you mean a, b?"`` with the known words nearest to ``word``, or all when none is near and they are few."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=count, cutoff=0.5)
     if near:
         return f" Did you mean {', '.join(near)}?"
-    return f" Known: {', '.join(sorted(known))}."
+    return f" Known: {', '.join(sorted(known))}." if len(known) <= 20 else ""

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.agents.base import Agent, check_task
 from dydiff.checkpoints import WholeCheckpointIO, check_settings, check_weights, publish, read_checkpoint
@@ -28,14 +29,13 @@ from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
-from dydiff.parser import Parser
+from dydiff.parser import Parser, user_error
 from dydiff.pretraining import Part, Parts, class_of, make_absolute, part_directory, plain
 from dydiff.rollout.base import Synthesizer
 from dydiff.run_folders import claim_version, find_last
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
-_KNOWN_CHECKPOINTS = ("best", "hpc", "registry")  # Lightning's own words for --ckpt_path
 COMPILE_FROM = 20_000
 NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 
@@ -56,6 +56,7 @@ class DyDiffCLI(LightningCLI):
 
     part: Part | None = None
     parts: Parts
+    claimed: Path | None = None
 
     def __init__(self, args: Sequence[str]) -> None:
         with ExitStack() as self._until_exit:
@@ -79,6 +80,20 @@ class DyDiffCLI(LightningCLI):
             auto_configure_optimizers=False,
             args=list(args),
         )
+
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed < 0:
+            raise UserError(f"seed_everything must not be negative, not {seed}.")
+        super()._set_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if self.claimed is not None and user_error(error) is not None and self.trainer.global_step == 0:
+                shutil.rmtree(self.claimed, ignore_errors=True)  # nothing was trained
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -124,10 +139,15 @@ class DyDiffCLI(LightningCLI):
         self.checkpoint, self.version = None, None
         if config.get("ckpt_path") == "last":
             self.version, config.ckpt_path = find_last(Path(config.runs_dir, self.name))
-            if config.ckpt_path is None and self.config.subcommand != "fit":
-                raise UserError(f"{Path(config.runs_dir, self.name)} has no checkpoint to score.")
+            if config.ckpt_path is None:
+                nowhere = f"{Path(config.runs_dir, self.name)} has no checkpoint"
+                if self.config.subcommand != "fit":
+                    raise UserError(f"{nowhere} to score.")
+                rank_zero_info(f"{nowhere} to go on from: a new run begins.")
         path = config.get("ckpt_path")
-        if path is not None and path not in _KNOWN_CHECKPOINTS:
+        if path is None and self.config.subcommand != "fit":
+            raise UserError("There is nothing to score: give --ckpt_path last, or a checkpoint's file.")
+        if path is not None:
             self.checkpoint = read_checkpoint(Path(path))
             if self.config.subcommand == "fit":
                 check_settings(self.checkpoint, config.model.class_path, plain(config.model.init_args))
@@ -190,12 +210,12 @@ class DyDiffCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self.source.load()
+        if self.trainer.is_global_zero and self.part is None:
+            show_plan(self.parts, self.name, self.source, Path(self._config.runs_dir, self.name))
+        self.seconds = self.parts.train_and_load(train_part)
         if self._config.trainer.logger in (None, True):
             self.trainer.logger = self._logger()
         self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
-        if self.trainer.is_global_zero and self.part is None:
-            show_plan(self.parts, self.name, self.source, self.log_dir)
-        self.seconds = self.parts.train_and_load(train_part)
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         if self.part is None:
@@ -224,7 +244,10 @@ class DyDiffCLI(LightningCLI):
             torn.unlink(missing_ok=True)
         if version is None:
             purge_step = None  # the checkpoint is of another folder
-            version = claim_version(folder) if self.trainer.is_global_zero else 0
+            version = 0
+            if self.trainer.is_global_zero:
+                version = claim_version(folder)
+                self.claimed = folder / f"version_{version}"
         return TensorBoardLogger(
             self._config.runs_dir, self.name, version, default_hp_metric=False, purge_step=purge_step
         )

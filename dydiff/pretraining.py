@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import Path_fr
+from jsonargparse.typing import NonNegativeInt, Path_fr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -126,20 +126,29 @@ class Parts(list[Part]):
         """What a command that may train parts takes."""
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs and of the parts they share.")
         parser.add_argument(
-            "--parts_seed", type=int | None, help="Seed of the pretrained parts; null: their configs' own, usually 0."
+            "--parts_seed",
+            type=NonNegativeInt | None,
+            help="Seed of the pretrained parts; null: their configs' own, usually 0.",
         )
 
     def make_synthesizer(self, synthesizer_class: type[Synthesizer], *args: Any, **kwargs: Any) -> Synthesizer:
         """A synthesizer with modules, still untrained, in the place of config paths."""
+        hints = get_type_hints(synthesizer_class.__init__)
         for argument, value in kwargs.items():
             if isinstance(value, Path_fr):
-                kwargs[argument] = self._module(Path(value.absolute))
+                wanted = tuple(each for each in get_args(hints.get(argument)) if each is not Path_fr)
+                kwargs[argument] = self._module(Path(value.absolute), argument, wanted)
         return synthesizer_class(*args, **kwargs)
 
-    def _module(self, path: Path) -> PretrainedModule:
+    def _module(self, path: Path, argument: str, wanted: tuple[type, ...]) -> PretrainedModule:
+        """The part of a config, whose class must be one of those that the synthesizer's argument is annotated with."""
         part = self.add(path)
+        assert part.config is not None
+        trained = class_of(part.config.model)
+        if wanted and not issubclass(trained, wanted):
+            needed = " or ".join(each.__name__ for each in wanted)
+            raise UserError(f"{argument} needs a {needed}, but {path} trains a {trained.__name__}.")
         if part.module is None:
-            assert part.config is not None
             with torch.random.fork_rng():  # the agent's first weights are the same with and without parts
                 part.module = _untrained_module(part.config, self.source, path)
         return part.module

@@ -10,7 +10,7 @@ from dydiff import ranks
 
 def seed_of(*key: int) -> int:
     """A seed for each key of non-negative integers; seeds of different keys are independent."""
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8]) >> 1
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
 class SeededModule(L.LightningModule):

@@ -22,12 +22,12 @@ def show_table(table: Table) -> None:
     _console.print(table)
 
 
-def show_plan(parts: Parts, name: str, source: EpisodeSource, log_dir: str) -> None:
+def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> None:
     """Which parts are reused and which are trained, where they lie, and on what data."""
     table = Table("stage", "", Column("where", overflow="fold"), title="Plan", title_justify="left")
     for part in parts:
         table.add_row(part.name, "reuse" if part.trained else "train", str(part.directory))
-    table.add_row(name, "train", log_dir)
+    table.add_row(name, "train", str(folder))
     _console.print(table)
     episodes, task = source.load(), source.task
     show_line(

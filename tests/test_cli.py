@@ -211,7 +211,7 @@ def test_maze2d_runs(place, capsys):
     assert "5 rollouts of 6 steps: apart by" in told and "0.0% of the real states lie in walls" in told
     assert Path("drawn/maze.png").read_bytes().startswith(b"\x89PNG")
     assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--source.path=hopper.hdf5"]) == 2
-    assert "maze_trajectories draws mazes" in capsys.readouterr().err
+    assert "The checkpoint is of the task 'maze2d-umaze', the data of 'hopper'" in capsys.readouterr().err
 
 
 def test_a_termination_rule_of_ones_own_reaches_the_rollouts(place):

@@ -214,9 +214,6 @@ class Agent(SeededModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = self.data.task.name
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_task(checkpoint, self.data.task)
-
 
 @dataclass(frozen=True)
 class AgentPolicy:

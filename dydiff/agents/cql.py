@@ -12,7 +12,7 @@ from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.errors import above_zero, at_least
+from dydiff.errors import above_zero, at_least, below_one
 from dydiff.models.networks import mlp
 
 
@@ -102,7 +102,8 @@ class CQL(Agent):
         super().__init__(obs_dim, act_dim, sample_eval_actions)
         self.save_hyperparameters()
         at_least(1, num_sampled_actions=num_sampled_actions)
-        above_zero(cql_temperature=cql_temperature)
+        above_zero(cql_temperature=cql_temperature, policy_lr=policy_lr, critic_lr=critic_lr)
+        below_one(gamma=gamma)
         self.gamma = gamma
         self.tau = tau
         self.cql_weight = cql_weight

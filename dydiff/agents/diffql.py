@@ -13,7 +13,7 @@ from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.agents.diffusion_policy import DiffusionPolicy
 from dydiff.data.episodes import Transitions
-from dydiff.errors import at_least
+from dydiff.errors import above_zero, at_least, below_one
 from dydiff.models.networks import Mish
 
 
@@ -66,6 +66,8 @@ class DiffQL(Agent):
     ) -> None:
         super().__init__(obs_dim, act_dim, sample_eval_actions)
         self.save_hyperparameters()
+        above_zero(lr=lr)
+        below_one(gamma=gamma)
         at_least(1, num_diffusion_steps=num_diffusion_steps, num_candidates=num_candidates)
         self.gamma = gamma
         self.tau = tau

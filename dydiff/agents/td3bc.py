@@ -11,7 +11,7 @@ from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.errors import at_least
+from dydiff.errors import above_zero, at_least, below_one
 from dydiff.models.networks import mlp
 
 
@@ -54,6 +54,8 @@ class TD3BC(Agent):
         self.policy_noise = policy_noise
         self.noise_clip = noise_clip
         at_least(1, policy_delay=policy_delay)
+        above_zero(lr=lr)
+        below_one(gamma=gamma)
         self.policy_delay = policy_delay
         self.lr = lr
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())

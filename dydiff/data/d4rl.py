@@ -54,7 +54,8 @@ class D4RLSource(EpisodeSource):
     ) -> None:
         if dataset is None and path is None:
             raise UserError("D4RLSource needs a 'dataset' (a D4RL name) or a 'path' (a local HDF5 or NPZ file).")
-        self.remote = find_dataset(dataset) if dataset is not None and path is None else None
+        remote = find_dataset(dataset) if dataset is not None else None  # a misspelled name is told beside a path, too
+        self.remote = remote if path is None else None
         self.path = Path(path).expanduser() if path is not None else None
         self._env_id = env_id
         self._score_range = (score_min, score_max)

@@ -41,6 +41,7 @@ class MixedDataModule(OfflineDataModule):
         super().__init__(source)
         sizes = {"batch_size": batch_size, "updates_per_epoch": updates_per_epoch, "updates_per_step": updates_per_step}
         at_least(1, **sizes, num_eval_episodes=num_eval_episodes)
+        at_least(0, eval_seed=eval_seed)
         if updates_per_epoch % updates_per_step:
             raise UserError(
                 f"updates_per_step ({updates_per_step}) must divide updates_per_epoch ({updates_per_epoch})."

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydiff.errors import at_least
+
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     """A perceptron with ``sizes = (input, hidden..., output)`` and no activation at its end."""
+    at_least(1, **{"a layer's size": min(sizes)})
     layers: list[nn.Module] = []
     for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), activation()]
@@ -62,6 +65,7 @@ class EnsembleMLP(nn.Module):
 
     def __init__(self, num_members: int, sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
+        at_least(1, **{"a layer's size": min(sizes)})
         pairs = pairwise(sizes)
         self.layers = nn.ModuleList(EnsembleLinear(num_members, size_in, size_out) for size_in, size_out in pairs)
         self.activation = activation()

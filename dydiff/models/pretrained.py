@@ -11,7 +11,7 @@ from dydiff import ranks
 from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.datamodules import PretrainingDataModule
 from dydiff.data.episodes import Episodes
-from dydiff.errors import UserError
+from dydiff.errors import UserError, above_zero
 from dydiff.seeds import SeededModule
 
 
@@ -31,6 +31,7 @@ class PretrainedModule(SeededModule, ABC):
         super().__init__()
         self.obs_dim = obs_dim
         self.act_dim = act_dim
+        above_zero(lr=lr)
         self.lr = lr
 
     @abstractmethod

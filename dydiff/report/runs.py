@@ -161,6 +161,8 @@ def _read(folder: Path) -> Run | None:
         return None
     steps, scores = zip(*curves[SCORE], strict=True)
     q_values = curves.get(Q_MEAN)
+    if not (folder / "hparams.yaml").is_file():
+        raise UserError(f"{folder} has scores, but no hparams.yaml that names the dataset: remove it, or name others.")
     facts = yaml.safe_load((folder / "hparams.yaml").read_text())
     return Run(
         folder,

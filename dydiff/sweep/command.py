@@ -12,7 +12,7 @@ from dydiff.files import replacing
 from dydiff.pretraining import MACHINE_KEYS, Parts, plain
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
-from dydiff.sweep.tune import run_jobs
+from dydiff.sweep.tune import run_jobs, start_ray
 from dydiff.tables import show_line, show_table
 
 Check = Callable[[Sequence[str]], tuple[Any, Parts]]
@@ -67,6 +67,8 @@ def sweep(
         for job in (*parts, *waiting):
             print(job.command)
         return
+    if parts or waiting:
+        start_ray(cpus_per_run, gpus_per_run)  # before a folder is claimed for what Ray cannot run
     for job, settings in runs:
         claim_folder(job, settings)
     show_line(f"{name}: {len(runs)} runs, {len(runs) - len(waiting)} of them finished, {len(parts)} parts to train.")

@@ -35,7 +35,7 @@ def run_jobs(
     """
     if not jobs:
         return
-    tune = _start(cpus_per_run, gpus_per_run)
+    tune = start_ray(cpus_per_run, gpus_per_run)
     by_name, directory = {job.name: job for job in jobs}, os.getcwd()
 
     def run(config: dict[str, str]) -> None:
@@ -55,8 +55,12 @@ def run_jobs(
     ).fit()
 
 
-def _start(cpus_per_run: float, gpus_per_run: float) -> Any:
-    """Ray Tune, once Ray runs here or the cluster of ``RAY_ADDRESS`` is joined."""
+def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
+    """Ray Tune, once Ray runs here or the cluster of ``RAY_ADDRESS`` is joined.
+
+    Raises:
+        UserError: Ray is not installed, or has too little for a single job.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or it would print tables of its own
     try:
