@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DEMO := $(BIN)/python -m dydiff fit --config configs/demo.yaml
 
-.PHONY: demo demo-base test test-d4rl faults bench bench-peers check install
+.PHONY: help demo demo-base test test-d4rl faults bench bench-peers check install
 
-install: .venv/installed
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+install: .venv/installed  ## the environment in .venv
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

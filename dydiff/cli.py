@@ -2,26 +2,17 @@
 
 import inspect
 import logging
+import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 from jsonargparse import Namespace
 
 from dydiff import ranks
 from dydiff.agents.base import Agent, load_agent
-from dydiff.analysis.error_table import error_table
-from dydiff.analysis.heldout_error import heldout_error
-from dydiff.analysis.horizon_error import horizon_error
-from dydiff.analysis.maze_trajectories import maze_trajectories
-from dydiff.analysis.rollout_outcomes import rollout_outcomes
-from dydiff.analysis.state_trajectories import state_trajectories
-from dydiff.analysis.theory import theory
-from dydiff.analysis.transition_quality import transition_quality
-from dydiff.collect.locomotion import collect_locomotion
-from dydiff.collect.maze2d import collect_maze2d
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError, did_you_mean
 from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, parts_of, train_part
@@ -32,22 +23,18 @@ from dydiff.rollout.base import Synthesizer
 from dydiff.sweep.command import sweep
 from dydiff.tables import show_line
 
-ANALYSES: dict[str, Callable[..., None]] = {
-    "horizon_error": horizon_error,
-    "error_table": error_table,
-    "heldout_error": heldout_error,
-    "rollout_outcomes": rollout_outcomes,
-    "state_trajectories": state_trajectories,
-    "theory": theory,
-    "transition_quality": transition_quality,
-    "maze_trajectories": maze_trajectories,
-}
-COLLECTORS: dict[str, Callable[..., Path]] = {"maze2d": collect_maze2d, "locomotion": collect_locomotion}
+
+def functions_of(command: str) -> dict[str, Callable[..., Any]]:
+    """What ``analyze`` or ``collect`` can do: of each module of its folder, the function of the module's name."""
+    package, prefix = _FOLDERS[command]
+    names = [module.name for module in pkgutil.iter_modules(import_module(package).__path__)]
+    found = {name: getattr(import_module(f"{package}.{name}"), prefix + name, None) for name in sorted(names)}
+    return {name: function for name, function in found.items() if function is not None}
 
 
 def analyze(name: str, args: Sequence[str]) -> None:
     """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
-    measure = ANALYSES[name]
+    measure = functions_of("analyze")[name]
     if "source" not in inspect.signature(measure).parameters:  # it is of what other analyses wrote
         _call(measure, _parser("analyze", name, measure), args)
         return
@@ -88,8 +75,9 @@ def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
     """
     try:
         if args[0] == "analyze":
-            name = _known("analyze", args[1:], ANALYSES)
-            config = _analysis_parser(name, ANALYSES[name]).parse_args(list(args[2:]))
+            analyses = functions_of("analyze")
+            name = _known("analyze", args[1:], analyses)
+            config = _analysis_parser(name, analyses[name]).parse_args(list(args[2:]))
             parts = _analysis_parts(config)
         else:
             config = parse_fit(args)
@@ -112,7 +100,7 @@ def run_sweep(args: Sequence[str]) -> None:
 
 def collect(name: str, args: Sequence[str]) -> None:
     """``collect <what>``: make a dataset."""
-    make = COLLECTORS[name]
+    make = functions_of("collect")[name]
     path = _call(make, _parser("collect", name, make), args)
     show_line(f"Written to {path}; use it with --data.source.path {path}")
 
@@ -132,12 +120,9 @@ def run_report(args: Sequence[str]) -> None:
     report(**parser.parse_args(list(args)))
 
 
-COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], Mapping[str, Callable[..., Any]]]] = {
-    "analyze": (analyze, ANALYSES),
-    "collect": (collect, COLLECTORS),
-}
-
+COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {"analyze": analyze, "collect": collect}
 OTHERS: dict[str, Callable[[Sequence[str]], None]] = {"sweep": run_sweep, "report": run_report}
+_FOLDERS = {"analyze": ("dydiff.analysis", ""), "collect": ("dydiff.collect", "collect_")}
 
 
 def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
@@ -158,14 +143,14 @@ def _run_command(command: str, args: Sequence[str]) -> None:
     Raises:
         UserError: There is no such thing to do.
     """
-    run, functions = COMMANDS[command]
+    functions = functions_of(command)
     name = args[0] if args else ""
     if name in ("-h", "--help"):
         print(f"usage: python -m dydiff {command} WHAT --help\n")
         for known, function in functions.items():
             print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
         raise SystemExit(0)
-    run(_known(command, args, functions), args[1:])
+    COMMANDS[command](_known(command, args, functions), args[1:])
 
 
 def _known(command: str, args: Sequence[str], functions: Mapping[str, Any]) -> str:

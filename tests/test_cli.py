@@ -20,7 +20,7 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import QUIET, part_config, write_yaml
 
-from dydiff.cli import ANALYSES, main
+from dydiff.cli import functions_of, main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
@@ -569,7 +569,7 @@ def test_analyze_compares_transitions(place, capsys):
     assert f"dynamics error mean {figures['dynamics_error']:.2e} median {figures['median']:.2e}" in told
 
 
-DOCUMENTED = re.findall(r"`(--[^`]+)`", (ROOT / "README.md").read_text())
+DOCUMENTED = re.findall(r"`(--[^`]+)`", (ROOT / "README.md").read_text() + (ROOT / "docs/usage.md").read_text())
 
 
 @pytest.mark.parametrize("options", [options for options in DOCUMENTED if " " in options])
@@ -594,7 +594,15 @@ def test_every_shipped_config_is_valid(path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("analyze/*.yaml")), ids=lambda path: path.stem)
 def test_every_analysis_config_is_valid(path):
     with pytest.raises(SystemExit) as ended:
-        main(["analyze", next(filter(path.stem.startswith, ANALYSES)), "--config", str(path), "--print_config"])
+        main(
+            [
+                "analyze",
+                next(filter(path.stem.startswith, functions_of("analyze"))),
+                "--config",
+                str(path),
+                "--print_config",
+            ]
+        )
     assert ended.value.code == 0
 
 

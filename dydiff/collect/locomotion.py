@@ -100,7 +100,7 @@ class Training:
         try:
             from stable_baselines3 import SAC
         except ImportError:
-            raise UserError("collect locomotion needs Stable-Baselines3: pip install 'dydiff[collect]'.") from None
+            raise UserError("collect locomotion needs Stable-Baselines3: pip install -e '.[collect]'.") from None
         self.task = task
         self.max_steps = max_steps
         self.check_every = check_every

@@ -61,7 +61,7 @@ def _open(dataset: str) -> Any:
     try:
         import minari
     except ImportError:
-        raise UserError("Minari datasets need its package: pip install 'dydiff[minari]'.") from None
+        raise UserError("Minari datasets need its package: pip install -e '.[minari]'.") from None
     try:
         return minari.load_dataset(dataset, download=True)
     except Exception as error:  # it passes on whatever its storage and its remote raise

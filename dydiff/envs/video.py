@@ -31,7 +31,7 @@ def check_video(path: Path, task: Task) -> None:
         try:
             import imageio_ffmpeg  # noqa: F401
         except ModuleNotFoundError:
-            raise UserError("MP4 needs its encoder: pip install 'dydiff[video]'; GIF needs nothing.") from None
+            raise UserError("MP4 needs its encoder: pip install -e '.[video]'; GIF needs nothing.") from None
     env = make_env(task, render_mode="rgb_array")
     env.reset(seed=0)
     _draw(env)

@@ -108,5 +108,5 @@ def rliable() -> tuple[Any, Any]:
     try:
         from rliable import library, metrics
     except ModuleNotFoundError:
-        raise UserError("Reports need rliable: pip install 'dydiff[report]'.") from None
+        raise UserError("Reports need rliable: pip install -e '.[report]'.") from None
     return library, metrics

@@ -67,7 +67,7 @@ def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
         import ray
         from ray import tune
     except ModuleNotFoundError:
-        raise UserError("Sweeps need Ray Tune: pip install 'dydiff[sweep]'.") from None
+        raise UserError("Sweeps need Ray Tune: pip install -e '.[sweep]'.") from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told in the table and at the end
     if not ray.is_initialized():
         here: dict[str, Any] = {"object_store_memory": _STORE_BYTES, "include_dashboard": False}
