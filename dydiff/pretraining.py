@@ -170,9 +170,10 @@ class Parts(list[Part]):
         Returns:
             Seconds of each part that had to be trained.
         """
-        seconds = {}
+        seconds, missing = {}, [part for part in self if not part.trained]
         for part in self:
             if not part.trained:
+                rank_zero_info(f"Training {part.name}, {missing.index(part) + 1} of {len(missing)} ...")
                 begin = time.perf_counter()
                 run(list(part.command))
                 seconds[part.name] = time.perf_counter() - begin

@@ -84,7 +84,7 @@ def test_collect_command(tmp_path, monkeypatch, capsys):
         (["maze2d", "--maze", "umace"], "Unknown maze 'umace'. Did you mean umaze"),
         (["maze3d"], "Did you mean maze2d"),
         (["maze2d", "--num_transitions", "0"], "num_transitions must be at least 1"),
-        ([], "collect what? maze2d"),
+        ([], "collect what? locomotion or maze2d."),
     ):
         assert main(["collect", *wrong]) == 2
         assert message in capsys.readouterr().err

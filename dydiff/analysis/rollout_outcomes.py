@@ -60,7 +60,7 @@ def compare(made: Trajectories, real: Trajectories, filter: Filter) -> Outcomes:
 
 
 def kept_by(filter: Filter, made: Trajectories) -> Tensor:
-    """Numbers of the trajectories that a filter keeps."""
+    """Indices of the trajectories that a filter keeps."""
     keys = filter.keys(made, torch.Generator().manual_seed(0))
     return keys.topk(max(1, round(filter.keep_ratio * len(keys)))).indices
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from dydiff.data.tasks import Task
+from dydiff.errors import below_one
 
 
 def at_rows(value: Tensor, index: Tensor | int | slice) -> Tensor:
@@ -181,10 +182,14 @@ class Episodes:
         return Episodes(self.transitions.at(rows), self.timeout[rows], self.lengths[episodes])
 
     def split(self, holdout_fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Numbers of the episodes for training and for the holdout, drawn once by ``seed``; neither is ever empty.
+        """Indices of the episodes for training and for the holdout, drawn once by ``seed``; neither is ever empty.
 
         A dataset of one episode serves as both.
+
+        Raises:
+            UserError: ``holdout_fraction`` outside of [0, 1).
         """
+        below_one(holdout_fraction=holdout_fraction)
         count = len(self.lengths)
         if count == 1:
             return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
@@ -201,7 +206,7 @@ class Episodes:
 
         Args:
             horizon: Length of a slice.
-            episodes: Numbers of the episodes to slice; ``None`` takes all.
+            episodes: Indices of the episodes to slice; ``None`` takes all.
         """
         chosen = slice(None) if episodes is None else episodes
         return _ranges(self.starts[chosen], (self.lengths[chosen] - horizon + 1).clamp(min=1))

@@ -33,7 +33,7 @@ class Together(ABC):
 
         Args:
             act: Actions ``[n, A]`` in [-1, 1].
-            running: Numbers of the episodes that step, ``[n]``.
+            running: Indices of the episodes that step, ``[n]``.
 
         Returns:
             States ``[n, O]``, rewards ``[n]``, and bool ``[n]``: the episode has ended.
