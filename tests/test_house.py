@@ -10,6 +10,7 @@ from conftest import ROOT
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "output": {"files"},
     "ranks": set(),
     "seeds": {"ranks"},
     "checkpoints": set(),
@@ -24,7 +25,7 @@ MAY_IMPORT = {
 }
 
 # What every room may use: they know nothing of data, models or agents.
-TOOLS = {"errors", "files", "ranks", "seeds", "checkpoints"}
+TOOLS = {"errors", "files", "output", "ranks", "seeds", "checkpoints"}
 
 
 def imported_rooms(path):

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 from dydiff.errors import UserError
 from dydiff.files import replacing
+from dydiff.output import markdown_table
 
 _SUFFIX = "_summary.csv"
 Figures = dict[str, dict[str, float]]
@@ -62,8 +63,8 @@ def read_summaries(folder: Path) -> Summary:
 def _rows(methods: dict[str, Figures], reference: str) -> list[str]:
     """A row for each method; ratios are those of the seeds that the reference has, too."""
     against = methods[reference]
-    header = f"| made by | seeds | mean | median | last step | mean, to {reference} | time, to {reference} |"
-    rows = [header, "|" + "---|" * 7]
+    header = ["made by", "seeds", "mean", "median", "last step", f"mean, to {reference}", f"time, to {reference}"]
+    rows = []
     for name, figures in methods.items():
         spread = [_spread([each[key] for each in figures.values()]) for key in ("mean", "median", "last_step")]
         ratio, seconds = (
@@ -71,9 +72,8 @@ def _rows(methods: dict[str, Figures], reference: str) -> list[str]:
             for key in ("mean", "seconds")
         )
         compared = [_spread(ratio), f"{fmean(seconds):.2f}"] if ratio else ["", ""]
-        cells = [name, str(len(figures)), *spread, *compared]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+        rows.append([name, str(len(figures)), *spread, *compared])
+    return markdown_table(header, rows)
 
 
 def _spread(values: list[float]) -> str:

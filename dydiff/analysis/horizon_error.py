@@ -1,6 +1,5 @@
 """Model error over the horizon, against the real environment (the paper's Fig. 3)."""
 
-import csv
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from dydiff.data.episodes import Episodes, EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.output import new_figure, save_figure, write_csv
 from dydiff.rollout.base import Policy, Synthesizer
 
 _TITLES = {"recorded": "recorded actions", "policy": "the policy's real actions", "on-policy": "on-policy rollout"}
@@ -111,36 +110,30 @@ def crossing(curve: Curve, reference: Curve) -> int | None:
     return 1 if len(above) == 0 else int(above[-1]) + 2
 
 
-def write_csv(curves: list[Curve], path: Path) -> None:
+def write_curves(curves: list[Curve], path: Path) -> None:
     """One row for each step: ``actions, synthesizer, step, mean, median, windows``."""
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["actions", "synthesizer", "step", "mean", "median", "windows"])
-        for curve in curves:
-            counts = curve.errors.isfinite().sum(0)
-            for step, values in enumerate(zip(curve.mean, curve.median, counts, strict=True), start=1):
-                mean, median, count = (value.item() for value in values)
-                rows.writerow([curve.actions, curve.synthesizer, step, f"{mean:.6g}", f"{median:.6g}", count])
+    rows = []
+    for curve in curves:
+        figures = zip(curve.mean.tolist(), curve.median.tolist(), curve.errors.isfinite().sum(0).tolist(), strict=True)
+        rows += [(curve.actions, curve.synthesizer, step, *each) for step, each in enumerate(figures, start=1)]
+    write_csv(path, ["actions", "synthesizer", "step", "mean", "median", "windows"], rows)
 
 
 def write_summary(curves: list[Curve], path: Path) -> None:
     """One row for each curve, for :func:`~dydiff.analysis.error_table.error_table`: ``actions, synthesizer, mean,
     median, last_step, seconds``; mean and median over windows, then averaged over steps."""
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["actions", "synthesizer", "mean", "median", "last_step", "seconds"])
-        for curve in curves:
-            figures = (curve.mean.nanmean(), curve.median.nanmean(), curve.mean[-1], curve.seconds)
-            rows.writerow([curve.actions, curve.synthesizer, *(f"{float(figure):.6g}" for figure in figures)])
+    rows = []
+    for curve in curves:
+        figures = (float(each) for each in (curve.mean.nanmean(), curve.median.nanmean(), curve.mean[-1]))
+        rows.append([curve.actions, curve.synthesizer, *figures, curve.seconds])
+    write_csv(path, ["actions", "synthesizer", "mean", "median", "last_step", "seconds"], rows)
 
 
 def plot(curves: list[Curve], path: Path, title: str) -> None:
     """Mean (solid) and median (dashed) error over the horizon, a panel for each kind of actions."""
-    from matplotlib.figure import Figure
-
     kinds = list(dict.fromkeys(curve.actions for curve in curves))
     names = list(dict.fromkeys(curve.synthesizer for curve in curves))
-    figure = Figure(figsize=(5.5 * len(kinds), 4), layout="constrained")
+    figure = new_figure(5.5 * len(kinds), 4)
     for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
         for curve in (curve for curve in curves if curve.actions == kind):
             steps, colour = range(1, len(curve.mean) + 1), f"C{names.index(curve.synthesizer)}"
@@ -151,8 +144,7 @@ def plot(curves: list[Curve], path: Path, title: str) -> None:
     axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("squared error of standardised states\nmean (solid), median (dashed)")
     figure.suptitle(title)
-    with replacing(path) as part:
-        figure.savefig(part, dpi=120, format="png")
+    save_figure(figure, path)
 
 
 def horizon_error(
@@ -192,7 +184,7 @@ def horizon_error(
     with torch.no_grad():
         curves = measure(synthesizers, source.task, held_out, agent and agent.policy(sample=False), num_windows, seed)
     folder = Path(out)
-    write_csv(curves, folder / f"{source.name}.csv")
+    write_curves(curves, folder / f"{source.name}.csv")
     write_summary(curves, folder / f"{source.name}_summary.csv")
     plot(curves, folder / f"{source.name}.png", source.name)
     for curve in curves:

@@ -11,7 +11,7 @@ from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.maze2d import MAZES
 from dydiff.envs.replay import real_rollout
 from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.output import new_figure, save_figure
 from dydiff.rollout.base import Synthesizer
 
 
@@ -73,9 +73,7 @@ def _in_walls(states: Tensor, walls: list[list[str]]) -> float:
 
 
 def _draw(kinds: dict[str, Tensor], walls: list[list[str]], path: Path, title: str) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(kinds), 5.5), layout="constrained")
+    figure = new_figure(5.5 * len(kinds), 5.5)
     picture = np.array([[kind == "#" for kind in row] for row in walls])
     rows, columns = picture.shape
     for axes, (name, states) in zip(figure.subplots(1, len(kinds)), kinds.items(), strict=True):
@@ -88,5 +86,4 @@ def _draw(kinds: dict[str, Tensor], walls: list[list[str]], path: Path, title: s
         axes.set_title(name)
         axes.set_axis_off()
     figure.suptitle(title)
-    with replacing(path) as part:
-        figure.savefig(part, dpi=90, format="png")
+    save_figure(figure, path)

@@ -1,6 +1,5 @@
 """Whether synthetic rollouts end as the real ones do: falls, returns, and what a filter makes of both."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout, restorable
 from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.output import markdown_table, write_csv
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
 from dydiff.rollout.real import RealRollouts
@@ -143,11 +142,7 @@ def rollout_outcomes(
         biases[name] = value_bias(made.at(kept_by(filter, made)), source.task, policy.value, num_transitions)
     path, columns = Path(out, f"{source.name}.csv"), (*Outcomes._fields, "value_bias", "value_bias_error")
     figures = {name: (*outcomes[name], *biases[name]) for name in synthesizers}
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["synthesizer", *columns])
-        rows.writerows([name, *(f"{figure:.4g}" for figure in each)] for name, each in figures.items())
-    print(f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |\n|{'---|' * (1 + len(columns))}")
-    for name, each in figures.items():
-        print(f"| {name} | {' | '.join(f'{figure:.3g}' for figure in each)} |")
+    write_csv(path, ["synthesizer", *columns], ([name, *each] for name, each in figures.items()))
+    told = [[name, *(f"{figure:.3g}" for figure in each)] for name, each in figures.items()]
+    print("\n".join(markdown_table(["", *(column.replace("_", " ") for column in columns)], told)))
     print(f"Written to {path}")

@@ -8,7 +8,7 @@ from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.replay import held_out_starts, real_rollout
 from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.output import new_figure, save_figure
 from dydiff.rollout.base import Synthesizer
 
 
@@ -42,7 +42,6 @@ def state_trajectories(
     Raises:
         UserError: No such dimension, or no held-out state that the simulator can be set to.
     """
-    from matplotlib.figure import Figure
 
     task = source.task
     if wrong := [dimension for dimension in dimensions if not 0 <= dimension < task.obs_dim]:
@@ -55,7 +54,7 @@ def state_trajectories(
         made[name] = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0].obs
     length = max(states.shape[1] for states in made.values()) - 1
     real, _, alive = real_rollout(task, starts, policy, length)
-    figure = Figure(figsize=(3 * len(starts), 2.2 * len(dimensions)), layout="constrained")
+    figure = new_figure(3 * len(starts), 2.2 * len(dimensions))
     panels = figure.subplots(len(dimensions), len(starts), sharex=True, squeeze=False)
     for row, dimension in zip(panels, dimensions, strict=True):
         for column, axes in enumerate(row):
@@ -70,6 +69,5 @@ def state_trajectories(
     panels[0, 0].legend(fontsize=8)
     figure.suptitle(f"{source.name}: rollouts of a {type(agent).__name__} policy")
     path = Path(out, f"{source.name}.png")
-    with replacing(path) as part:
-        figure.savefig(part, dpi=110, format="png")
+    save_figure(figure, path)
     print(f"Written to {path}")

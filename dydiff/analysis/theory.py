@@ -6,7 +6,6 @@ between a deterministic environment and any model with a density: with it they s
 proven; they are reported as what a reader of the paper would compute.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout
 from dydiff.files import replacing
+from dydiff.output import markdown_table, new_figure, save_figure, write_csv
 from dydiff.rollout.base import Policy
 from dydiff.rollout.dydiff import DyDiff
 
@@ -208,11 +208,12 @@ def theory(
     folder = Path(out)
     with replacing(folder / f"{source.name}.md") as part:
         part.write_text("\n".join(lines) + "\n")
-    with replacing(folder / f"{source.name}.csv") as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["corrections", "step", "error", "bound"])
-        for m, (iteration, bound) in enumerate(zip(iterations, bounds, strict=True)):
-            rows.writerows([m, i, f"{float(e):.6g}", f"{bound:.6g}"] for i, e in enumerate(iteration.errors, start=1))
+    rows = (
+        (m, step, float(error), bound)
+        for m, (iteration, bound) in enumerate(zip(iterations, bounds, strict=True))
+        for step, error in enumerate(iteration.errors, start=1)
+    )
+    write_csv(folder / f"{source.name}.csv", ["corrections", "step", "error", "bound"], rows)
     _plot(iterations, bounds, folder / f"{source.name}.png", source.name)
     print("\n".join(lines))
     print(f"Written to {folder / source.name}.md, .csv and .png")
@@ -241,18 +242,16 @@ def _verdict(
 def _table(iterations: list[Iteration], bounds: list[float]) -> list[str]:
     columns = ["M", "largest error over steps", "eq. 17", "mean error", "actions against the policy's"]
     columns += ["nearest real state", "gap of returns"]
-    rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    rows = []
     for m, (each, bound) in enumerate(zip(iterations, bounds, strict=True)):
         figures = (each.errors.max(), bound, each.errors.mean(), each.inconsistency, each.coverage, each.return_gap)
-        rows.append(f"| {m} | {' | '.join(f'{float(figure):.3f}' for figure in figures)} |")
-    return rows
+        rows.append([str(m), *(f"{float(figure):.3f}" for figure in figures)])
+    return markdown_table(columns, rows)
 
 
 def _plot(iterations: list[Iteration], bounds: list[float], path: Path, title: str) -> None:
     """Errors over steps, and eq. 17's bound, by the number of corrections."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     for m, (each, bound) in enumerate(zip(iterations, bounds, strict=True)):
         axes.plot(range(1, len(each.errors) + 1), each.errors, color=f"C{m}", label=f"M = {m}")
@@ -260,5 +259,4 @@ def _plot(iterations: list[Iteration], bounds: list[float], path: Path, title: s
     axes.set(yscale="log", xlabel="step", title=title, ylabel="distance to the real rollout\n(dotted: eq. 17)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    with replacing(path) as part:
-        figure.savefig(part, dpi=120, format="png")
+    save_figure(figure, path)

@@ -1,6 +1,5 @@
 """How synthetic transitions compare with the dataset's, and with the real environment."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.files import replacing
 from dydiff.models.normalizer import Normalizer
+from dydiff.output import new_figure, save_figure, write_csv
 from dydiff.rollout.base import Synthesizer
 
 
@@ -141,22 +141,21 @@ def _dimension_names(task: Task) -> list[str]:
 
 
 def _write_csv(results: dict[str, Quality], names: list[str], path: Path) -> None:
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["data", "dimension", "kolmogorov_distance"])
-        for kind, quality in results.items():
-            rows.writerows([kind, name, f"{value:.6g}"] for name, value in zip(names, quality.distances, strict=True))
+    rows = (
+        (kind, name, float(distance))
+        for kind, quality in results.items()
+        for name, distance in zip(names, quality.distances, strict=True)
+    )
+    write_csv(path, ["data", "dimension", "kolmogorov_distance"], rows)
 
 
 def _plot(
     made: Transitions, real: Transitions, results: dict[str, Quality], names: list[str], path: Path, title: str
 ) -> None:
     """Histograms of every dimension, real and synthetic, above both correlation matrices."""
-    from matplotlib.figure import Figure
-
     columns = 8
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(14, 1.4 * rows + 5), layout="constrained")
+    figure = new_figure(14, 1.4 * rows + 5)
     panels: Any = figure.subfigures(2, 1, height_ratios=[1.4 * rows, 5])
     top, bottom = panels
     tables = real.table(), made.table()
@@ -174,5 +173,4 @@ def _plot(
         picture = axes.imshow(matrix.numpy(), vmin=-1, vmax=1, cmap="RdBu")
         axes.set_title(f"correlations: {name}")
     bottom.colorbar(picture, ax=bottom.axes)
-    with replacing(path) as part:
-        figure.savefig(part, dpi=90, format="png")
+    save_figure(figure, path)

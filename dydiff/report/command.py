@@ -1,12 +1,12 @@
 """The command ``report``: tables in Markdown, scores in CSV, pictures in PNG."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from dydiff.errors import UserError
 from dydiff.files import replacing
+from dydiff.output import markdown_table, write_csv
 from dydiff.report import plots
 from dydiff.report.runs import Run, read_runs
 from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, shared_datasets, spread
@@ -95,7 +95,7 @@ def _table(grouped: Grouped, datasets: Sequence[str], figure: Callable[[Run], fl
             for runs in grouped.values()
         ]
         rows.append(["mean of datasets", *means])
-    return _markdown(["dataset", *grouped], rows)
+    return [*markdown_table(["dataset", *grouped], rows), ""]
 
 
 def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
@@ -108,7 +108,7 @@ def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
     for dataset in datasets:
         cells = [known.get((dataset, agent.lower(), method)) for method in methods]
         rows.append([dataset, *("" if cell is None else f"{cell[0]:g} ± {cell[1]:g}" for cell in cells)])
-    return ["The paper's:\n", *_markdown(["dataset", *methods], rows)]
+    return ["The paper's:\n", *markdown_table(["dataset", *methods], rows), ""]
 
 
 def _aggregate_table(grouped: Grouped, reps: int) -> list[str]:
@@ -118,19 +118,14 @@ def _aggregate_table(grouped: Grouped, reps: int) -> list[str]:
     for label, each in figures.items():
         cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*each[name]) if name in each else "" for name in names)
         rows.append([label, *cells])
-    return _markdown(["method", *names], rows)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
+    return [*markdown_table(["method", *names], rows), ""]
 
 
 def _write_scores(runs: Sequence[Run], path: Path) -> None:
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["dataset", "agent", "method", "setting", "seed", "updates", "last", "end", "best", "minutes"])
-        for run in runs:
-            setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
-            figures = ("" if value is None else f"{value:.4g}" for value in (run.last, run.end, run.best, run.minutes))
-            rows.writerow([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])
+    header = ["dataset", "agent", "method", "setting", "seed", "updates", "last", "end", "best", "minutes"]
+    rows = []
+    for run in runs:
+        setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
+        figures = run.last, run.end, run.best, run.minutes
+        rows.append([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])
+    write_csv(path, header, rows)

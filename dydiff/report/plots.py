@@ -2,29 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dydiff.files import replacing
+from dydiff.output import new_figure, save_figure
 from dydiff.report.runs import Run
 from dydiff.report.scores import Grouped, matrix, rliable, shared_datasets
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as part:
-        figure.savefig(part, dpi=110, format="png")
-
-
 def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title: str) -> None:
     """Score over updates, a panel for each dataset: mean over seeds, and one standard deviation around it."""
-    figure = _figure(5.2 * len(datasets), 4)
+    figure = new_figure(5.2 * len(datasets), 4)
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         for index, (label, runs) in enumerate(grouped.items()):
             if dataset not in runs:
@@ -40,7 +28,7 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def performance_profiles(grouped: Grouped, path: Path, title: str) -> None:
@@ -51,7 +39,7 @@ def performance_profiles(grouped: Grouped, path: Path, title: str) -> None:
     highest = max(1.0, *(float(values.max()) for values in scores.values()))
     levels = np.linspace(0, highest, 81)
     profiles, bands = library.create_performance_profile(scores, levels, reps=1000)
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     for index, label in enumerate(scores):
         axes.plot(100 * levels, profiles[label], color=f"C{index}", label=label)
@@ -59,7 +47,7 @@ def performance_profiles(grouped: Grouped, path: Path, title: str) -> None:
     axes.set(title=title, xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def ablation_points(runs: Sequence[Run]) -> dict[tuple[str, str], dict[float, list[float]]]:
@@ -90,7 +78,7 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
     panels = ablation_points(runs)
     if not panels:
         return False
-    figure = _figure(5.2 * len(panels), 4)
+    figure = new_figure(5.2 * len(panels), 4)
     for axes, ((method, key), points) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
     ):
@@ -103,5 +91,5 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="normalised score at the end")
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
     return True

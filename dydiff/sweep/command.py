@@ -1,6 +1,5 @@
 """The command ``sweep``: a grid of runs, their parts first, then the runs, then what has failed."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.output import write_csv
 from dydiff.pretraining import MACHINE_KEYS, Parts, plain
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
@@ -117,10 +116,7 @@ def _tell_results(runs: Sequence[Job], path: Path) -> None:
         return
     names = list(next(iter(results.values())))
     ranked = sorted(results, key=lambda run: results[run][names[0]])
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["run", *names])
-        rows.writerows([run, *(results[run][name] for name in names)] for run in ranked)
+    write_csv(path, ["run", *names], ([run, *results[run].values()] for run in ranked))
     table = Table("run", *names)
     for run in ranked[:10]:
         table.add_row(run, *(f"{results[run][name]:.5g}" for name in names))
