@@ -30,7 +30,7 @@ class Run:
         method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
             ``DyDiff-S``.
         setting: The settings that are not the same in all runs of its dataset, agent and method.
-        unusual: Those of them that a run is called by: with several settings, not those whose usual value it has.
+        unusual: Those of them that a run is called by: not those whose usual value, which most runs have, it has.
         seed: Its seed.
         steps: Updates at each evaluation.
         scores: Normalised score at each evaluation.
@@ -124,13 +124,13 @@ def _varied(runs: Sequence[Run]) -> set[str]:
 
 
 def _usual(runs: Sequence[Run], keys: set[str]) -> dict[str, Any]:
-    """Where several settings vary, the value of each that more runs have than any other."""
+    """The value of each setting that more runs have than any other; none where two are as many."""
     usual = {}
     for key in keys:
         counts = Counter(str(run.settings.get(key)) for run in runs).most_common(2)
         if counts[0][1] > counts[1][1]:
             usual[key] = next(value for run in runs if str(value := run.settings.get(key)) == counts[0][0])
-    return usual if len(keys) > 1 else {}
+    return usual
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:
