@@ -31,7 +31,7 @@ from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
-from dydiff.envs.evaluation import play_episodes
+from dydiff.envs.play import play_episodes
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler

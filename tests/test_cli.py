@@ -24,7 +24,7 @@ from dydiff.cli import functions_of, main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
-from dydiff.envs.collect import collect_episodes
+from dydiff.envs.play import collect_episodes
 from dydiff.lightning_cli import make_source, parse_fit
 from dydiff.run_folders import claim_version
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
-from dydiff.envs.evaluation import NormalizedScore, play_episodes
+from dydiff.envs.play import NormalizedScore, play_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout
 from dydiff.envs.together import SideBySide, Simulation, together
 

@@ -8,7 +8,7 @@ import torch
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import HALFCHEETAH, HOPPER
-from dydiff.envs.collect import collect_episodes
+from dydiff.envs.play import collect_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.models.reward import RewardModel

@@ -5,7 +5,7 @@ import torch
 
 from dydiff.analysis.transition_quality import kolmogorov_distance, measure_quality
 from dydiff.data.tasks import HOPPER
-from dydiff.envs.collect import collect_episodes
+from dydiff.envs.play import collect_episodes
 
 
 def hop(obs):

@@ -20,7 +20,7 @@ from dydiff.data.episodes import Transitions
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import Task
 from dydiff.envs import make_env
-from dydiff.envs.evaluation import NormalizedScore, play_episodes
+from dydiff.envs.play import NormalizedScore, play_episodes
 from dydiff.errors import UserError
 from dydiff.models.normalizer import Normalizer
 from dydiff.models.pretrained import check_finite

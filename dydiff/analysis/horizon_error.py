@@ -10,10 +10,11 @@ from torch import Tensor
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import Episodes, EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.envs.play import Policy
 from dydiff.envs.replay import RecordedActions, real_rollout, restorable
 from dydiff.errors import UserError
 from dydiff.output import new_figure, save_figure, write_csv
-from dydiff.rollout.base import Policy, Synthesizer
+from dydiff.rollout.base import Synthesizer
 
 _TITLES = {"recorded": "recorded actions", "policy": "the policy's real actions", "on-policy": "on-policy rollout"}
 

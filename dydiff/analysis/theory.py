@@ -15,10 +15,10 @@ from torch import Tensor
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.envs.play import Policy
 from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout
 from dydiff.files import replacing
 from dydiff.output import markdown_table, new_figure, save_figure, write_csv
-from dydiff.rollout.base import Policy
 from dydiff.rollout.dydiff import DyDiff
 
 NOISES = (0.05, 0.1, 0.2, 0.4)

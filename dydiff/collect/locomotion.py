@@ -13,8 +13,7 @@ from dydiff.collect.writer import write_dataset
 from dydiff.data.episodes import Episodes
 from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
-from dydiff.envs.collect import collect_episodes
-from dydiff.envs.evaluation import play_episodes
+from dydiff.envs.play import collect_episodes, play_episodes
 from dydiff.errors import UserError, at_least
 
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d")

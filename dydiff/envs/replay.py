@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.evaluation import Policy
 from dydiff.envs.make import make_env
+from dydiff.envs.play import Policy
 from dydiff.errors import UserError
 
 VELOCITY_CLIP = 10.0  # Hopper's and Walker2d's observations show velocities only within it

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from dydiff.data.tasks import Task
-from dydiff.envs.evaluation import Policy
 from dydiff.envs.make import make_env
+from dydiff.envs.play import Policy
 from dydiff.errors import UserError
 from dydiff.files import replacing
 

@@ -7,10 +7,11 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.envs.play import Policy
 from dydiff.errors import UserError, at_least
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.base import Policy, Synthesizer, module_of
+from dydiff.rollout.base import Synthesizer, module_of
 
 
 class Autoregressive(Synthesizer):

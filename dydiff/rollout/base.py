@@ -1,7 +1,6 @@
 """The synthesizer's contract."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -10,12 +9,9 @@ from torch import Tensor, nn
 
 from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.tasks import TerminationRule, never
+from dydiff.envs.play import Policy
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
-
-Policy = Callable[[Tensor], Tensor]
-"""``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states; an agent's also has ``log_prob(obs, act) -> [N]`` and
-``value(obs) -> [N]``."""
 
 Part = TypeVar("Part", bound=PretrainedModule)
 

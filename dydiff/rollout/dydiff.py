@@ -7,13 +7,14 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
+from dydiff.envs.play import Policy
 from dydiff.errors import UserError, at_least
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
-from dydiff.rollout.base import Policy, module_of
+from dydiff.rollout.base import module_of
 
 
 class DyDiff(Autoregressive):

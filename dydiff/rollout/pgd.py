@@ -8,10 +8,11 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
+from dydiff.envs.play import Policy
 from dydiff.errors import UserError, at_least
 from dydiff.models.edm import EDMSampler
 from dydiff.models.trajectory_diffusion import TrajectoryDiffusion
-from dydiff.rollout.base import Policy, Synthesizer, module_of
+from dydiff.rollout.base import Synthesizer, module_of
 
 
 class PGD(Synthesizer):

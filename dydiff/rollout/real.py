@@ -6,11 +6,11 @@ from torch import Tensor
 
 from dydiff.data.episodes import EpisodeSource, Trajectories
 from dydiff.data.split import SplitSource
-from dydiff.envs.collect import collect_episodes
+from dydiff.envs.play import Policy, collect_episodes
 from dydiff.envs.replay import real_rollout
 from dydiff.errors import UserError, at_least
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.base import Policy, Synthesizer, module_of
+from dydiff.rollout.base import Synthesizer, module_of
 
 
 class RealEnvironment(Synthesizer):

@@ -5,9 +5,10 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
+from dydiff.envs.play import Policy
 from dydiff.models.edm import EDMSampler
 from dydiff.models.transition_diffusion import TransitionDiffusion
-from dydiff.rollout.base import Policy, Synthesizer, module_of
+from dydiff.rollout.base import Synthesizer, module_of
 
 
 class SynthER(Synthesizer):
