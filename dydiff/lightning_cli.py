@@ -163,6 +163,8 @@ class DyDiffCLI(LightningCLI):
             config.rollout = Namespace(NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return
+        if config.trainer.logger is False:
+            raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
         config.name = self.name
         make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):

@@ -40,6 +40,7 @@ def left_behind():
         (["--seed_everything=-3"], "seed_everything must not be negative, not -3."),
         (["--parts_seed=-1"], "parts_seed"),
         (["--ckpt_path=best"], "No checkpoint at"),
+        (["--trainer.logger=false"], "A run without a logger has no folder"),
         (["--model.lr=-1"], "lr must be above 0, not -1"),
         (["--model.gamma=1.0"], "gamma must lie in [0, 1), not 1.0."),
         (["--model.hidden_sizes=[0]"], "a layer's size must be at least 1, not 0."),
