@@ -73,7 +73,9 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
         if plots.ablations([run for run in runs if run.dataset == dataset], folder / picture, f"{agent}, {dataset}"):
             lines += [f"![Ablation on {dataset}]({picture})\n"]
     if all(run.q_mean is not None for run in runs):
-        lines += ["Mean Q value at the end; more than the base agent's speaks of data that promise too much:\n"]
+        lines += [
+            "Mean Q value of the last minibatches, synthetic transitions included; far above the others, it grows on errors:\n"
+        ]
         lines += _table(grouped, datasets, lambda run: run.q_mean or 0.0)
     if all(run.minutes is not None for run in runs):
         lines += ["Minutes of a run, from the first record to the last:\n"]
