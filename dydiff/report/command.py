@@ -74,7 +74,7 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
             lines += [f"![Ablation on {dataset}]({picture})\n"]
     if all(run.q_mean is not None for run in runs):
         lines += [
-            "Mean Q value of the last minibatches, synthetic transitions included; far above the others, it grows on errors:\n"
+            "Mean Q value of the last minibatches, synthetic ones included; far above the others, it feeds on errors:\n"
         ]
         lines += _table(grouped, datasets, lambda run: run.q_mean or 0.0)
     if all(run.minutes is not None for run in runs):
