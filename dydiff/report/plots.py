@@ -10,9 +10,17 @@ from dydiff.report.runs import Run
 from dydiff.report.scores import Grouped, matrix, rliable, shared_datasets
 
 
+def _colours(count: int) -> Sequence[str]:
+    """As many colours as there are lines: matplotlib's own ten, or from one end of a scale to the other."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [f"C{index}" if count <= 10 else to_hex(colormaps["turbo"](index / count)) for index in range(count)]
+
+
 def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title: str) -> None:
     """Score over updates, a panel for each dataset: mean over seeds, and one standard deviation around it."""
-    figure = new_figure(5.2 * len(datasets), 4)
+    figure, colours = new_figure(5.2 * len(datasets), 4), _colours(len(grouped))
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         for index, (label, runs) in enumerate(grouped.items()):
             if dataset not in runs:
@@ -22,11 +30,11 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title
                 [[dict(zip(run.steps, run.scores, strict=True))[s] for s in steps] for run in runs[dataset]]
             )
             mean, deviation = curves.mean(0), curves.std(0)
-            axes.plot(steps, mean, color=f"C{index}", label=f"{label} ({len(curves)} seeds)")
-            axes.fill_between(steps, mean - deviation, mean + deviation, color=f"C{index}", alpha=0.15, linewidth=0)
+            axes.plot(steps, mean, color=colours[index], label=f"{label} ({len(curves)} seeds)")
+            axes.fill_between(steps, mean - deviation, mean + deviation, color=colours[index], alpha=0.15, linewidth=0)
         axes.set(title=dataset, xlabel="updates", ylabel="normalised score")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=7, loc="upper left")
     figure.suptitle(title)
     save_figure(figure, path)
 
