@@ -148,6 +148,21 @@ def test_updates_per_step_changes_nothing(train):
             assert torch.equal(ours, theirs)
 
 
+def test_without_cloning_synthetic_actions_the_real_ones_alone_count(train):
+    agent = TD3BC(11, 3, hidden_sizes=(8,), clone_synthetic=False)
+    _, stacks = train(SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=30), agent=agent)
+    for minibatch in (stacks[-1][1].at(row) for row in (0, 1)):
+        real = minibatch.reward != MADE
+        act = torch.rand(20, 3)
+        assert 0 < real.sum() < 20
+        expected = (act[real] - minibatch.act[real]).square().mean()
+        torch.testing.assert_close(agent.cloning_loss(act, minibatch.act), expected)
+    for ratio, told in ((None, "which transitions are real"), (0.0, "needs real transitions to clone")):
+        rollout = SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=30, real_ratio=ratio)
+        with pytest.raises(UserError, match=told):
+            train(rollout, agent=TD3BC(11, 3, hidden_sizes=(8,), clone_synthetic=False))
+
+
 @pytest.mark.parametrize(
     "setting",
     [{"rollout_freq": 0}, {"rollout_batch_size": 0}, {"chunk_size": 0}, {"real_ratio": 1.5}, {"real_ratio": -0.1},

@@ -11,7 +11,7 @@ from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.errors import above_zero, at_least, below_one
+from dydiff.errors import UserError, above_zero, at_least, below_one
 from dydiff.models.networks import mlp
 
 
@@ -29,6 +29,8 @@ class TD3BC(Agent):
         noise_clip: Bound of that noise.
         policy_delay: Critic updates for one update of actor and targets.
         lr: Adam's learning rate.
+        clone_synthetic: Clone the actions of synthetic transitions, too (the paper). They are the policy's own of some
+            updates ago and hold it back; without, only real transitions' actions are cloned.
     """
 
     first_critic: Tensor
@@ -45,6 +47,7 @@ class TD3BC(Agent):
         noise_clip: float = 0.5,
         policy_delay: int = 2,
         lr: float = 3e-4,
+        clone_synthetic: bool = True,
     ) -> None:
         super().__init__(obs_dim, act_dim)
         self.save_hyperparameters()
@@ -58,11 +61,23 @@ class TD3BC(Agent):
         below_one(gamma=gamma)
         self.policy_delay = policy_delay
         self.lr = lr
+        self.clone_synthetic = clone_synthetic
+        self._num_cloned: int | None = None  # rows at the head of a minibatch; None: all
+        self._mean_num_cloned = 1.0
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())
         self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.register_buffer("first_critic", torch.zeros(1, dtype=torch.int64), persistent=False)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.clone_synthetic:
+            return
+        self._num_cloned = self.data.num_real_rows
+        self._mean_num_cloned = float(ranks.mean([torch.tensor(float(self._num_cloned), device=self.device)])[0])
+        if self._mean_num_cloned == 0:
+            raise UserError("clone_synthetic: false needs real transitions to clone: set a real_ratio above 0.")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
@@ -107,7 +122,15 @@ class TD3BC(Agent):
         """``-alpha / mean |Q| * mean Q + mean squared error to the data's actions``; states are normalised."""
         act = self.actor(batch.obs)
         q = self.critics.q_values(batch.obs, act, self.first_critic)[0]
-        cloning = F.mse_loss(act, batch.act)
+        cloning = self.cloning_loss(act, batch.act)
         (scale,) = ranks.mean([q.detach().abs().mean()])
         loss = -self.alpha / scale * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
+
+    def cloning_loss(self, act: Tensor, data_act: Tensor) -> Tensor:
+        """Mean squared error to the data's actions, of all transitions or of the real ones."""
+        if self._num_cloned is None:
+            return F.mse_loss(act, data_act)
+        # Ranks' shares may hold more or fewer real rows: divided by their mean, the ranks' mean is the whole's.
+        cloned = slice(self._num_cloned)
+        return F.mse_loss(act[cloned], data_act[cloned], reduction="sum") / (self.act_dim * self._mean_num_cloned)

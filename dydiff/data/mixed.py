@@ -86,6 +86,20 @@ class MixedDataModule(OfflineDataModule):
         return wanted / self.batch_size if len(self.synthetic) >= wanted else 0.0
 
     @property
+    def num_real_rows(self) -> int:
+        """Real transitions of this rank's share of the next minibatch, which begins with them.
+
+        Raises:
+            UserError: Real and synthetic ones come in no order: ``real_ratio`` is ``None``.
+        """
+        columns = ranks.share(range(self.batch_size))
+        if self.synthetic_share == 0:
+            return len(columns)
+        if self.real_ratio is None:
+            raise UserError("Without a real_ratio a minibatch does not tell which transitions are real: set one.")
+        return sum(column < self.num_real for column in columns)
+
+    @property
     def max_abs_reward(self) -> float:
         """Largest absolute reward, real or synthetic."""
         rewards = (self.real.reward, self.synthetic.at(slice(0, len(self.synthetic))).reward)
@@ -105,9 +119,8 @@ class MixedDataModule(OfflineDataModule):
             real = self.real.at(rows.clamp(max=num_real - 1))
             synthetic = self.synthetic.at((rows - num_real).clamp(min=0))
             return synthetic.where(rows >= num_real, real)
-        first_synthetic = int((columns < self.num_real).sum())
-        real = self.real.at(drawn[:, :first_synthetic] % num_real)
-        synthetic = self.synthetic.at(drawn[:, first_synthetic:] % len(self.synthetic))
+        real = self.real.at(drawn[:, : self.num_real_rows] % num_real)
+        synthetic = self.synthetic.at(drawn[:, self.num_real_rows :] % len(self.synthetic))
         return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
 
     # Loaders have generators of their own: see PretrainingDataModule.train_dataloader.
