@@ -158,6 +158,12 @@ def test_runs_of_other_splits_of_a_dataset_are_not_one_run(tmp_path):
     assert {run.label for run in read_runs([str(tmp_path / "runs")])} == {"Base, split_seed=0", "Base, split_seed=1"}
 
 
+def test_runs_of_two_checkouts_are_of_one_method(tmp_path):
+    for seed, place in enumerate(("one", "other")):
+        write_run(tmp_path / f"runs/{seed}", (0, 0, 1), "DyDiff-S", seed, denoiser=f"{place}/configs/denoiser.yaml")
+    assert {run.label for run in read_runs([str(tmp_path / "runs")])} == {"DyDiff-S"}
+
+
 def test_q_values_at_the_end_are_told(tmp_path, report):
     for seed in (0, 1):
         write_run(tmp_path / f"runs/{seed}", (1, 2, 3), seed=seed)

@@ -206,7 +206,8 @@ def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             if not ignored:
                 yield from _flat(value, path)
     else:
-        yield prefix, config
+        is_part = isinstance(config, str) and config.endswith((".yaml", ".yml"))
+        yield prefix, Path(config).name if is_part else config  # where its checkout lies is not a setting
 
 
 def _curves(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], float | None]:
