@@ -79,8 +79,7 @@ class SyntheticRollout(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         assert isinstance(agent, Agent)
         self.synthesizer.to(agent.device)
-        states = torch.stack([agent.data.real.obs, agent.data.real.next_obs])  # a fall is in the data's range, too
-        self._low, self._high = states.amin((0, 1)), states.amax((0, 1))
+        self._low, self._high = agent.data.real.state_range()
 
     @torch.no_grad()
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:

@@ -27,7 +27,7 @@ class Parser(LightningArgumentParser):
     def _keys(self) -> list[str]:
         """All keys of this parser and its subcommands."""
         parsers = [self, *(getattr(self, "_subcommands_action", None) or Namespace(choices={})).choices.values()]
-        return [action.dest for parser in parsers for action in parser._actions if not action.dest.endswith("help")]
+        return [action.dest for parser in parsers for action in parser._actions if action.dest.split(".")[-1] != "help"]
 
 
 def explain(message: str, known_keys: Iterable[str] = ()) -> str:

@@ -41,6 +41,13 @@ class Transitions(NamedTuple):
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(value.to(device) for value in self))
 
+    def state_range(self) -> tuple[Tensor, Tensor]:
+        """Least and largest value of each state dimension, ``[O]`` each; next states, which alone show falls, count."""
+        low, high = (
+            torch.stack([values.aminmax(dim=0)[end] for values in (self.obs, self.next_obs)]) for end in (0, 1)
+        )
+        return low.amin(0), high.amax(0)
+
     def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """States, actions, reward, next states, terminal as floats, ``[N, width]`` each."""
         return self.obs, self.act, self.reward[:, None], self.next_obs, self.terminal[:, None].float()

@@ -119,8 +119,9 @@ class MixedDataModule(OfflineDataModule):
             real = self.real.at(rows.clamp(max=num_real - 1))
             synthetic = self.synthetic.at((rows - num_real).clamp(min=0))
             return synthetic.where(rows >= num_real, real)
-        real = self.real.at(drawn[:, : self.num_real_rows] % num_real)
-        synthetic = self.synthetic.at(drawn[:, self.num_real_rows :] % len(self.synthetic))
+        first_synthetic = self.num_real_rows
+        real = self.real.at(drawn[:, :first_synthetic] % num_real)
+        synthetic = self.synthetic.at(drawn[:, first_synthetic:] % len(self.synthetic))
         return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
 
     # Loaders have generators of their own: see PretrainingDataModule.train_dataloader.

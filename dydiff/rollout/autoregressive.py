@@ -54,9 +54,9 @@ class Autoregressive(Synthesizer):
 
     def attach(self, source: EpisodeSource) -> None:
         super().attach(source)
-        data = source.load().transitions
-        self.register_buffer("low", torch.minimum(data.obs.amin(0), data.next_obs.amin(0)), persistent=False)
-        self.register_buffer("high", torch.maximum(data.obs.amax(0), data.next_obs.amax(0)), persistent=False)
+        low, high = source.load().transitions.state_range()
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
 
     @torch.no_grad()
     def synthesize(
