@@ -44,7 +44,7 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
-        suggestion = did_you_mean(unknown[1], _arguments(classes[-1])) if classes else ""
+        suggestion = did_you_mean(unknown[1], arguments_of(classes[-1])) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
         classes = [name for name, _ in inspect.getmembers(importlib.import_module(missing[1]), inspect.isclass)]
@@ -55,16 +55,19 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
 
 
-def _arguments(class_path: str) -> list[str]:
-    """Names of all arguments of a class, those that it passes on to its bases included."""
+def arguments_of(class_path: str) -> dict[str, inspect.Parameter]:
+    """All arguments of a class by name, those that it passes on to its bases included.
+
+    Raises:
+        ImportError, AttributeError: There is no such class.
+    """
     module, _, name = class_path.rpartition(".")
-    classes = getattr(importlib.import_module(module), name).__mro__ if module else ()
-    signatures = [
-        inspect.signature(each.__init__) for each in classes if "__init__" in vars(each) and each is not object
-    ]
-    return sorted(
-        {argument for signature in signatures for argument in signature.parameters} - {"self", "args", "kwargs"}
-    )
+    classes = getattr(importlib.import_module(module), name).__mro__
+    found: dict[str, inspect.Parameter] = {}
+    for each in reversed(classes[:-1]):
+        if "__init__" in vars(each):
+            found |= inspect.signature(each.__init__).parameters
+    return {name: found[name] for name in sorted(found) if name not in ("self", "args", "kwargs")}
 
 
 def user_error(error: BaseException | None) -> UserError | None:

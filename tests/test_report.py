@@ -71,6 +71,25 @@ def test_tables_have_last_and_best_scores_and_the_papers(tmp_path, report):
     assert last["mine"] == ["3.0 ± 0.0 (3)", ""] and last["mean of datasets"] == ["16.5", ""]
     assert best["hopper-medium-replay-v2"] == ["70.0 ± 0.0 (3)", "93.3 ± 23.1 (3)"]
     assert table(text, "The paper's:")["hopper-medium-replay-v2"] == ["63.9 ± 26.4", "94.7 ± 4.4"]
+    for seed in (0, 1):
+        write_run(tmp_path / f"runs/hardmax{seed}", (0.0, 0.0, seed), "DyDiff-H", seed, dataset="mine")
+        write_run(tmp_path / f"runs/synther{seed}", (0.0, 0.0, seed), "SynthER", seed, dataset="mine")
+    last = table(report(), "Score of the last")
+    assert last["method"] == ["hopper-medium-replay-v2", "mine", "mean of datasets"]  # the longer side goes down
+    assert last["DyDiff-H"] == ["", "0.5 ± 0.7 (2)", ""] and last["Base"][2] == "16.5"
+
+
+def test_each_dataset_has_intervals_of_the_methods_with_several_seeds(tmp_path, report):
+    for seed in (0, 1):
+        for dataset in ("a", "b"):
+            write_run(tmp_path / f"runs/base{dataset}{seed}", (0, 0, 50 + seed), seed=seed, dataset=dataset)
+        write_run(tmp_path / f"runs/soft{seed}", (0, 0, 60), "DyDiff-S", seed, dataset="b")
+    write_run(tmp_path / "runs/hard", (0, 0, 70), "DyDiff-H", dataset="b")
+    text = report()
+    assert "Over a:" not in text and "Over a, b:" not in text and "profiles" not in text  # nothing to compare with
+    over = table(text, "Over b:")
+    assert list(over) == ["method", "---", "Base", "DyDiff-S"]
+    assert over["DyDiff-S"][3] == "1.000 [1.000, 1.000]" and over["Base"][1] == "0.505 [0.500, 0.510]"
 
 
 def test_the_score_at_the_end_is_the_mean_of_as_many_evaluations_as_asked(tmp_path, report, capsys):
@@ -90,7 +109,9 @@ def test_aggregates_are_the_closed_forms(tmp_path, report):
     for method, values in scores.items():
         for i, value in enumerate(values):
             write_run(tmp_path / f"runs/{method}{i}", (0, 0, value), method, i % 4, dataset=f"d{i // 4}")
-    rows = table(report(), "stratified bootstrap intervals")
+    text = report()
+    assert "Over d0:" in text and "Over d1:" in text and (tmp_path / "out/td3bc_profiles.png").stat().st_size > 5000
+    rows = table(text, "Over d0, d1:")
     names = rows["method"]
     points = {key: dict(zip(names, (float(cell.split()[0]) for cell in cells if cell), strict=False))
               for key, cells in rows.items() if key in scores}  # fmt: skip
@@ -111,10 +132,8 @@ def test_settings_that_vary_set_runs_apart_and_are_drawn(tmp_path, report):
                 tmp_path / f"runs/{value}-{seed}", (0, 0, 10 * value + seed), "DyDiff-S", seed, num_corrections=value
             )
     write_run(tmp_path / "runs/base", (0, 0, 4))
-    assert table(report(), "Score of the last")["dataset"] == [
-        "Base",
-        *(f"DyDiff-S, num_corrections={m}" for m in (0, 1, 2)),
-    ]
+    labels = [f"DyDiff-S, num_corrections={m}" for m in (0, 1, 2)]
+    assert list(table(report(), "Score of the last")) == ["method", "---", "Base", *labels]
     assert (tmp_path / "out/td3bc_hopper-medium-replay-v2_ablation.png").stat().st_size > 5000
     with (tmp_path / "out/scores.csv").open(newline="") as file:
         rows = {(row["setting"], row["seed"]): row for row in csv.DictReader(file)}
@@ -130,8 +149,8 @@ def test_what_most_runs_share_is_not_told(tmp_path, report):
             write_run(tmp_path / f"runs/{index}-{seed}", (0, 0, 10 * index), "DyDiff-S", seed, **settings)
     for value in (1, 2):
         write_run(tmp_path / f"runs/hardmax-{value}", (0, 0, value), "DyDiff-H", num_corrections=value)
-    assert table(report(), "Score of the last")["dataset"] == [
-        "DyDiff-H, num_corrections=1", "DyDiff-H, num_corrections=2",
+    assert list(table(report(), "Score of the last"))[2:] == [
+        "DyDiff-H", "DyDiff-H, num_corrections=2",
         "DyDiff-S", "DyDiff-S, batch=4, length=8", "DyDiff-S, num_corrections=0", "DyDiff-S, num_corrections=2",
     ]  # fmt: skip
     runs = read_runs([str(tmp_path / "runs")])
@@ -141,6 +160,29 @@ def test_what_most_runs_share_is_not_told(tmp_path, report):
         ("DyDiff-S", "num_corrections"): {0: [10, 10], 1: [0, 0], 2: [20, 20]},
         ("DyDiff-S", "length"): {8: [30, 30], 32: [0, 0]},
     }
+
+
+def test_a_label_means_the_same_on_every_dataset(tmp_path):
+    """One dataset has both values of a setting, the others have one of them, which none of their runs differs in."""
+    for dataset, values in {"a": (1, 2), "b": (2,), "c": (1,)}.items():
+        for value in values:
+            write_run(tmp_path / f"runs/{dataset}{value}", (0, 0, 1), "DyDiff-S", dataset=dataset, a=value)
+    write_run(tmp_path / "runs/other", (0, 0, 1), "DyDiff-H", a=1)
+    labels = {(run.dataset, run.settings["rollout.synthesizer.a"]): run.label for run in read_runs([str(tmp_path)])}
+    assert labels["a", 1] == labels["c", 1] == "DyDiff-S"
+    assert labels["a", 2] == labels["b", 2] == "DyDiff-S, a=2"
+
+
+def test_a_setting_that_came_later_has_its_default_in_older_runs(tmp_path):
+    for seed, arguments in enumerate(({}, {"clone_synthetic": True}, {"clone_synthetic": False})):
+        write_run(tmp_path / f"runs/{seed}", (0, 0, 1), seed=seed)
+        path = tmp_path / f"runs/{seed}/config.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["model"]["init_args"] |= arguments
+        path.write_text(yaml.safe_dump(config))
+    assert {run.seed: run.label for run in read_runs([str(tmp_path)])} == {
+        0: "Base", 1: "Base", 2: "Base, clone_synthetic=False"
+    }  # fmt: skip
 
 
 def test_a_full_grid_of_two_settings_is_told_in_full_and_not_drawn(tmp_path):

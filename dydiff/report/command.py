@@ -9,7 +9,7 @@ from dydiff.files import replacing
 from dydiff.output import markdown_table, write_csv
 from dydiff.report import plots
 from dydiff.report.runs import Run, read_runs
-from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, shared_datasets, spread
+from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, repeated, spread
 
 
 def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 2000) -> None:
@@ -62,11 +62,13 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
         lines += _table(grouped, datasets, lambda run: run.end)
     lines += ["Best score of all evaluations, chosen by looking, so too high:\n"]
     lines += _table(grouped, datasets, lambda run: run.best)
-    if len(grouped) > 1 and shared_datasets(grouped):
-        shared = shared_datasets(grouped)
-        plots.performance_profiles(grouped, folder / f"{name}_profiles.png", f"{agent}: {', '.join(shared)}")
-        lines += [f"Over {', '.join(shared)}, {end} / 100, with 95% stratified bootstrap intervals:\n"]
-        lines += _aggregate_table(grouped, reps)
+    for together in [[dataset] for dataset in datasets] + [datasets] * (len(datasets) > 1):
+        lines += _intervals(repeated(grouped, together), together, f"{end} / 100", reps)
+    complete = repeated(grouped, datasets)
+    if len(complete) > 1:
+        plots.performance_profiles(
+            complete, datasets, folder / f"{name}_profiles.png", f"{agent}: {', '.join(datasets)}"
+        )
         lines += [f"![Performance profiles of {agent}]({name}_profiles.png)\n"]
     for dataset in datasets:
         picture = f"{name}_{dataset}_ablation.png"
@@ -84,7 +86,7 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
 
 
 def _table(grouped: Grouped, datasets: Sequence[str], figure: Callable[[Run], float]) -> list[str]:
-    """Datasets down, labels across; with their mean where there are several datasets."""
+    """A figure of every label on every dataset, with the mean of several datasets."""
     rows = []
     for dataset in datasets:
         cells = [spread([figure(run) for run in runs[dataset]]) if dataset in runs else "" for runs in grouped.values()]
@@ -97,7 +99,14 @@ def _table(grouped: Grouped, datasets: Sequence[str], figure: Callable[[Run], fl
             for runs in grouped.values()
         ]
         rows.append(["mean of datasets", *means])
-    return [*markdown_table(["dataset", *grouped], rows), ""]
+    return _longer_side_down(["dataset", *grouped], rows)
+
+
+def _longer_side_down(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of datasets down and methods across, as in the paper; the other way round where methods are more."""
+    if len(header) - 1 > len(rows):
+        header, *rows = zip(["method", *header[1:]], *rows, strict=True)
+    return [*markdown_table(header, rows), ""]
 
 
 def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
@@ -110,17 +119,23 @@ def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
     for dataset in datasets:
         cells = [known.get((dataset, agent.lower(), method)) for method in methods]
         rows.append([dataset, *("" if cell is None else f"{cell[0]:g} ± {cell[1]:g}" for cell in cells)])
-    return ["The paper's:\n", *markdown_table(["dataset", *methods], rows), ""]
+    return ["The paper's:\n", *_longer_side_down(["dataset", *methods], rows)]
 
 
-def _aggregate_table(grouped: Grouped, reps: int) -> list[str]:
-    figures = aggregate(grouped, reps)
+def _intervals(grouped: Grouped, datasets: Sequence[str], scores: str, reps: int) -> list[str]:
+    """The aggregate scores of labels that all have several seeds on the datasets; nothing to say of fewer than two."""
+    if len(grouped) < 2:
+        return []
+    figures = aggregate(grouped, datasets, reps)
     names = list(dict.fromkeys(name for each in figures.values() for name in each))
     rows = []
     for label, each in figures.items():
         cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*each[name]) if name in each else "" for name in names)
         rows.append([label, *cells])
-    return [*markdown_table(["method", *names], rows), ""]
+    title = (
+        f"Over {', '.join(datasets)}: {scores}, with 95% stratified bootstrap intervals, of methods with several seeds:"
+    )
+    return [f"{title}\n", *markdown_table(["method", *names], rows), ""]
 
 
 def _write_scores(runs: Sequence[Run], path: Path) -> None:

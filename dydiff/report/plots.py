@@ -7,7 +7,7 @@ import numpy as np
 
 from dydiff.output import new_figure, save_figure
 from dydiff.report.runs import Run
-from dydiff.report.scores import Grouped, matrix, rliable, shared_datasets
+from dydiff.report.scores import Grouped, matrix, rliable
 
 
 def _colours(count: int) -> Sequence[str]:
@@ -39,19 +39,18 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title
     save_figure(figure, path)
 
 
-def performance_profiles(grouped: Grouped, path: Path, title: str) -> None:
-    """The share of runs above each score, over the datasets that all labels share, with 95% bootstrap bands."""
+def performance_profiles(grouped: Grouped, datasets: Sequence[str], path: Path, title: str) -> None:
+    """The share of runs above each score, over datasets that all labels have runs of, with 95% bootstrap bands."""
     library, _ = rliable()
-    datasets = shared_datasets(grouped)
     scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
     highest = max(1.0, *(float(values.max()) for values in scores.values()))
     levels = np.linspace(0, highest, 81)
     profiles, bands = library.create_performance_profile(scores, levels, reps=1000)
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    for index, label in enumerate(scores):
-        axes.plot(100 * levels, profiles[label], color=f"C{index}", label=label)
-        axes.fill_between(100 * levels, *bands[label], color=f"C{index}", alpha=0.15, linewidth=0)
+    for label, colour in zip(scores, _colours(len(scores)), strict=True):
+        axes.plot(100 * levels, profiles[label], color=colour, label=label)
+        axes.fill_between(100 * levels, *bands[label], color=colour, alpha=0.15, linewidth=0)
     axes.set(title=title, xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

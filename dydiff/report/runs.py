@@ -11,12 +11,14 @@ from typing import Any
 import yaml
 
 from dydiff.errors import UserError
+from dydiff.parser import arguments_of
 from dydiff.pretraining import MACHINE_KEYS
 
 SCORE, Q_MEAN = "eval/score", "train/q_mean"
 # What may differ between runs of one method: the seed, the names, the machine, and what the labels tell already.
 _NOT_SETTINGS = ("seed_everything", "name", "runs_dir", "ckpt_path", "weights_only", "config", "compile")
 _NAMES_OF_DATA = ("dataset", "path")
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Run:
         agent: Class name of its agent.
         method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
             ``DyDiff-S``.
-        setting: The settings that are not the same in all runs of its dataset, agent and method.
-        unusual: Those of them that a run is called by: not those whose usual value, which most runs have, it has.
+        setting: The settings that some runs of its agent and method differ in on one dataset.
+        unusual: Those of them that a run is called by: not those that have the value of most of the agent's runs.
         seed: Its seed.
         steps: Updates at each evaluation.
         scores: Normalised score at each evaluation.
@@ -97,18 +99,18 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     runs = [run for config in configs if (run := _read(config.parent)) is not None]
     if not runs:
         raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores beside it.")
-    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        groups[run.dataset, run.agent, run.method].append(run)
-    varied = {group: _varied(members) for group, members in groups.items()}
+        groups[run.agent, run.method][run.dataset].append(run)
+    varied = {group: set().union(*map(_varied, datasets.values())) for group, datasets in groups.items()}
     names = _short(set().union(*varied.values()))
+    usual = {agent: _usual([run for run in runs if run.agent == agent]) for agent, _ in groups}
     told = []
-    for group, members in groups.items():
-        usual = _usual(members, varied[group])
-        for run in members:
-            setting = {names[key]: run.settings.get(key) for key in sorted(varied[group])}
-            unusual = frozenset(names[key] for key in varied[group] if run.settings.get(key) != usual.get(key, ...))
-            told.append(replace(run, setting=setting, unusual=unusual, num_last=num_last))
+    for run in runs:
+        keys = sorted(varied[run.agent, run.method])
+        setting = {names[key]: run.settings.get(key) for key in keys}
+        unusual = frozenset(names[key] for key in keys if run.settings.get(key) != usual[run.agent].get(key, ...))
+        told.append(replace(run, setting=setting, unusual=unusual, num_last=num_last))
     longest: dict[tuple[Any, ...], Run] = {}
     for run in told:
         key = run.dataset, run.agent, run.label, run.seed
@@ -123,13 +125,14 @@ def _varied(runs: Sequence[Run]) -> set[str]:
     return {key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1}
 
 
-def _usual(runs: Sequence[Run], keys: set[str]) -> dict[str, Any]:
+def _usual(runs: Sequence[Run]) -> dict[str, Any]:
     """The value of each setting that more runs have than any other; none where two are as many."""
     usual = {}
-    for key in keys:
-        counts = Counter(str(run.settings.get(key)) for run in runs).most_common(2)
-        if counts[0][1] > counts[1][1]:
-            usual[key] = next(value for run in runs if str(value := run.settings.get(key)) == counts[0][0])
+    for key in {key for run in runs for key in run.settings}:
+        values = [run.settings[key] for run in runs if key in run.settings]
+        counts = Counter(map(str, values)).most_common(2)
+        if len(counts) == 1 or counts[0][1] > counts[1][1]:
+            usual[key] = next(value for value in values if str(value) == counts[0][0])
     return usual
 
 
@@ -195,6 +198,8 @@ def _class_name(config: dict[str, Any]) -> str:
 
 def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     if isinstance(config, dict):
+        if str(config.get("class_path")).startswith("dydiff."):
+            config = {**config, "init_args": _defaults(config["class_path"]) | (config.get("init_args") or {})}
         for key, value in config.items():
             path = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
             ignored = (
@@ -208,6 +213,15 @@ def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     else:
         is_part = isinstance(config, str) and config.endswith((".yaml", ".yml"))
         yield prefix, Path(config).name if is_part else config  # where its checkout lies is not a setting
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """Plain defaults of one of our classes: a run older than a setting was made with what is its default now."""
+    try:
+        arguments = arguments_of(class_path)
+    except (ImportError, AttributeError):  # renamed since
+        return {}
+    return {name: argument.default for name, argument in arguments.items() if isinstance(argument.default, _PLAIN)}
 
 
 def _curves(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], float | None]:

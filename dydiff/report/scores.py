@@ -57,25 +57,29 @@ def matrix(runs: dict[str, list[Run]], datasets: Sequence[str]) -> np.ndarray:
     return np.array([[runs[dataset][row].end / 100 for dataset in datasets] for row in range(count)])
 
 
-def shared_datasets(grouped: Grouped) -> list[str]:
-    """The datasets that every label has runs of."""
-    return sorted(set.intersection(*(set(runs) for runs in grouped.values())))
+def repeated(grouped: Grouped, datasets: Sequence[str]) -> Grouped:
+    """The labels that have at least two seeds, without which there is no spread, on each of the datasets."""
+    return {
+        label: {dataset: runs[dataset] for dataset in datasets}
+        for label, runs in grouped.items()
+        if all(len(runs.get(dataset, ())) > 1 for dataset in datasets)
+    }
 
 
-def aggregate(grouped: Grouped, reps: int) -> dict[str, dict[str, tuple[float, ...]]]:
+def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str, dict[str, tuple[float, ...]]]:
     """For each label: interquartile mean, mean, optimality gap and probability of improvement over the base agent.
 
-    Over the datasets that all labels share; each as the value with the ends of its 95% stratified bootstrap interval.
+    Each as the value with the ends of its 95% stratified bootstrap interval.
 
     Args:
-        grouped: The runs.
+        grouped: The runs; each label has some on each of the datasets.
+        datasets: The datasets.
         reps: Bootstrap samples.
 
     Raises:
         UserError: rliable is not installed.
     """
     rly, metrics = rliable()
-    datasets = shared_datasets(grouped)
     scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
     names = ("IQM", "mean", "optimality gap")
     functions = (metrics.aggregate_iqm, metrics.aggregate_mean, metrics.aggregate_optimality_gap)
