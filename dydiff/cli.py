@@ -15,11 +15,12 @@ from dydiff import ranks
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError, did_you_mean
-from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, make_source, parse_fit, parts_of, train_part
+from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
 from dydiff.parser import Parser, user_error
-from dydiff.pretraining import Parts, config_paths
+from dydiff.pretraining import Parts, make_source
 from dydiff.report.command import report
 from dydiff.rollout.base import Synthesizer
+from dydiff.settings import config_paths
 from dydiff.sweep.command import sweep
 from dydiff.tables import show_line
 

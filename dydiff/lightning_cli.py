@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -30,9 +30,10 @@ from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
 from dydiff.parser import Parser, user_error
-from dydiff.pretraining import Part, Parts, class_of, make_absolute, part_directory, plain
+from dydiff.pretraining import Part, Parts, make_source, part_directory
 from dydiff.rollout.base import Synthesizer
 from dydiff.run_folders import claim_version, find_last
+from dydiff.settings import class_of, make_absolute, plain
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
@@ -138,7 +139,8 @@ class DyDiffCLI(LightningCLI):
         self.name = config.get("name") or (Path(str(config.config[0])).stem if config.get("config") else "run")
         self.checkpoint, self.version = None, None
         if config.get("ckpt_path") == "last":
-            self.version, config.ckpt_path = find_last(Path(config.runs_dir, self.name))
+            settings = plain(config) if self.config.subcommand == "fit" else None
+            self.version, config.ckpt_path = find_last(Path(config.runs_dir, self.name), settings)
             if config.ckpt_path is None:
                 nowhere = f"{Path(config.runs_dir, self.name)} has no checkpoint"
                 if self.config.subcommand != "fit":
@@ -211,6 +213,7 @@ class DyDiffCLI(LightningCLI):
     # --- around fit
 
     def before_fit(self) -> None:
+        self._config.ckpt_path = None  # in the saved config it would make another run of it begin at its end
         self.source.load()
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, Path(self._config.runs_dir, self.name))
@@ -228,10 +231,14 @@ class DyDiffCLI(LightningCLI):
         """Whether compiling pays back: it takes seconds to a minute, and saves a quarter of each update."""
         if self._config.compile != "auto":
             return self._config.compile
-        updates = (self.trainer.max_epochs or 0) * self._config.data.init_args.updates_per_epoch
-        device = self.model.device.type
-        there = device != "cpu" or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
-        return updates >= COMPILE_FROM and self.trainer.world_size == 1 and there
+        if (self.trainer.max_epochs or 0) * self._config.data.init_args.updates_per_epoch < COMPILE_FROM:
+            return False
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        missing = on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+        if self.trainer.world_size > 1 or missing:
+            rank_zero_info(f"The updates run uncompiled: {'no C++ compiler' if missing else 'several ranks'}.")
+            return False
+        return True
 
     def _logger(self) -> TensorBoardLogger:
         """TensorBoard in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
@@ -312,13 +319,6 @@ def train_part(args: Sequence[str]) -> None:
     """Run the ``fit`` command of a part, unless another run has trained it meanwhile."""
     with suppress(AlreadyTrained):
         DyDiffCLI(args)
-
-
-def make_source(config: Namespace) -> EpisodeSource:
-    """The dataset source of a parsed config."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(EpisodeSource, "source", required=True)
-    return parser.instantiate_classes(parser.parse_object({"source": plain(config)})).source
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dydiff.errors import UserError, did_you_mean
+from dydiff.settings import arguments_of
 
 _BOOKKEEPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
@@ -53,21 +54,6 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
-
-
-def arguments_of(class_path: str) -> dict[str, inspect.Parameter]:
-    """All arguments of a class by name, those that it passes on to its bases included.
-
-    Raises:
-        ImportError, AttributeError: There is no such class.
-    """
-    module, _, name = class_path.rpartition(".")
-    classes = getattr(importlib.import_module(module), name).__mro__
-    found: dict[str, inspect.Parameter] = {}
-    for each in reversed(classes[:-1]):
-        if "__init__" in vars(each):
-            found |= inspect.signature(each.__init__).parameters
-    return {name: found[name] for name in sorted(found) if name not in ("self", "args", "kwargs")}
 
 
 def user_error(error: BaseException | None) -> UserError | None:

@@ -1,14 +1,14 @@
 """The parts that a run needs trained first: which there are, under which key they lie, and how to get them trained."""
 
 import hashlib
-import importlib
 import json
+import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -20,22 +20,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
+from dydiff.files import replacing
 from dydiff.models.pretrained import PretrainedModule, load_weights
 from dydiff.rollout.base import Synthesizer
-
-# Settings of the trainer that say where and how it runs, not what comes out.
-MACHINE_KEYS = {
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "logger",
-    "default_root_dir",
-    "enable_progress_bar",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "log_every_n_steps",
-}
+from dydiff.settings import class_of, plain, shaping
 
 
 @dataclass
@@ -74,22 +62,45 @@ class Part:
     def alone(self) -> Iterator[None]:
         """Wait while another run trains this part; a run that dies lets go.
 
-        The ranks of one run are one: the first holds the part for all.
+        The ranks of one run are one: the first holds the part for all. The others follow it into the training, or past
+        it where another run has done it meanwhile.
         """
+        owner = self.directory.with_name(f".{self.directory.name}.owner")
         if getattr(rank_zero_only, "rank", 0):  # known from the environment, before any rank has met another
+            self._follow(owner)
             yield
             return
-        self.directory.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.directory.with_name(f".{self.directory.name}.lock"))
+        owner.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(owner.with_suffix(".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             rank_zero_info(f"Waiting for another run that trains {self.directory.name} ...")
             lock.acquire()
         try:
+            with replacing(owner) as part:
+                part.write_text(_run_id())
             yield
         finally:
+            owner.unlink(missing_ok=True)
             lock.release()
+
+    def _follow(self, owner: Path) -> None:
+        """Wait until the part is trained, or this run's first rank holds it."""
+        parent, holder = os.getppid(), None
+        while holder != _run_id() and not self.trained:
+            time.sleep(0.1)
+            with suppress(FileNotFoundError):
+                holder = owner.read_text()
+            if os.getppid() != parent:
+                raise UserError("The process that began this training has died.")
+
+
+def _run_id() -> str:
+    """The same in all ranks of a run, whoever has launched them, and in no other run."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    launched = "-".join(os.environ[name] for name in names if name in os.environ)
+    return os.environ.setdefault("DYDIFF_RUN", launched or uuid.uuid4().hex)  # Lightning's children inherit it
 
 
 class Parts(list[Part]):
@@ -182,14 +193,11 @@ class Parts(list[Part]):
         return seconds
 
 
-def config_paths(settings: Any) -> Iterator[Path]:
-    """The paths of parts' configs anywhere in parsed settings, which ``--config`` itself is not."""
-    if isinstance(settings, Path_fr):
-        yield Path(settings.absolute)
-    elif isinstance(settings, (Namespace, dict)):
-        for key, value in (vars(settings) if isinstance(settings, Namespace) else settings).items():
-            if key != "config":
-                yield from config_paths(value)
+def make_source(config: Namespace) -> EpisodeSource:
+    """The dataset source of a parsed config."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(EpisodeSource, "source", required=True)
+    return parser.instantiate_classes(parser.parse_object({"source": plain(config)})).source
 
 
 def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir: str) -> Path:
@@ -205,14 +213,14 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         UserError: The dataset cannot be had or is not sound.
     """
     settings = plain(config)
-    shaping = [each for each in config.trainer.callbacks or [] if not issubclass(class_of(each), ProgressBar)]
-    settings["trainer"]["callbacks"] = plain(shaping)
+    callbacks = [each for each in config.trainer.callbacks or [] if not issubclass(class_of(each), ProgressBar)]
+    settings["trainer"]["callbacks"] = plain(callbacks)
     shape = {
         "dataset": source.load().fingerprint,
         "seed": settings["seed_everything"],
         "model": settings["model"],
         "data": {key: value for key, value in settings["data"]["init_args"].items() if key != "source"},
-        "trainer": {key: value for key, value in settings["trainer"].items() if key not in MACHINE_KEYS},
+        "trainer": shaping(settings)["trainer"],
     }
     key = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return Path(runs_dir) / "parts" / f"{name}-{source.name}-{key}"
@@ -224,31 +232,3 @@ def _untrained_module(config: Namespace, source: EpisodeSource, path: Path) -> P
         raise UserError(f"{path} trains a {module_class.__name__}, not a model that a synthesizer can use.")
     dims = {"obs_dim": source.task.obs_dim, "act_dim": source.task.act_dim}
     return module_class(**{**plain(config.model.init_args), **dims})
-
-
-def class_of(config: Namespace) -> type:
-    """The class that a config's ``class_path`` names."""
-    module_name, _, class_name = str(config.class_path).rpartition(".")
-    return getattr(importlib.import_module(module_name), class_name)
-
-
-def make_absolute(config: Namespace) -> None:
-    """Replace relative paths of parts, so that a config saved elsewhere still finds them."""
-    for key, value in vars(config).items():
-        if isinstance(value, Path_fr):
-            config[key] = Path_fr(value.absolute)
-        elif isinstance(value, Namespace):
-            make_absolute(value)
-
-
-def plain(value: Any) -> Any:
-    """Nested dicts and lists of a parsed config, without the bookkeeping of where it was read; functions by path."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if not key.startswith("__")}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, FunctionType):
-        return f"{value.__module__}.{value.__qualname__}"
-    return value

@@ -25,7 +25,8 @@ from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.play import collect_episodes
-from dydiff.lightning_cli import make_source, parse_fit
+from dydiff.lightning_cli import parse_fit
+from dydiff.pretraining import make_source
 from dydiff.run_folders import claim_version
 
 CONFIGS = ROOT / "configs"
@@ -342,11 +343,29 @@ def test_last_goes_on_in_the_runs_own_folder(place, capsys):
 def test_going_on_with_other_settings_is_refused(place, capsys):
     """Neither the checkpoint's nor the command's settings win silently."""
     assert fit("--trainer.max_epochs=1") == 0
-    assert fit("--ckpt_path=last", "--model.init_args.gamma=0.9") == 2
-    assert "made with model.gamma 0.99, this command says 0.9" in capsys.readouterr().err
-    assert fit("--ckpt_path=last", "--model=dydiff.agents.cql.CQL") == 2
+    for last in ("last", "runs/run/version_0/checkpoints/last.ckpt"):
+        assert fit(f"--ckpt_path={last}", "--model.init_args.gamma=0.9") == 2
+        assert "made with model.gamma 0.99, this command says 0.9" in capsys.readouterr().err
+    assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt", "--model=dydiff.agents.cql.CQL") == 2
     assert "was made by" in capsys.readouterr().err
+    assert fit("--ckpt_path=last", "--rollout", str(CONFIGS / "rollout/base.yaml")) == 2
+    assert "rollout.class_path callbacks.SyntheticRollout, this command" in capsys.readouterr().err
     assert len(list(Path("runs/run").iterdir())) == 1
+
+
+def test_of_several_runs_of_a_name_the_last_with_the_commands_settings_goes_on(place, capsys):
+    for seed in (0, 1):
+        assert fit(f"--seed_everything={seed}", "--trainer.max_epochs=1") == 0
+    assert fit("--seed_everything=0", "--ckpt_path=last") == 0
+    assert fit("--seed_everything=2", "--ckpt_path=last") == 2
+    assert "version_1 was made with seed_everything 1, this command says 2: give this one" in capsys.readouterr().err
+    updates = [torch.load(f"runs/run/version_{v}/checkpoints/last.ckpt", weights_only=True)["epoch"] for v in (0, 1)]
+    assert updates[0] > updates[1] and len(list(Path("runs/run").iterdir())) == 2
+    # The saved config is the whole run, also of one that went on.
+    assert main(["fit", "--config", "runs/run/version_0/config.yaml", "--name=again"]) == 0
+    both = (f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("run", "again"))
+    states = [torch.load(path, weights_only=True)["state_dict"] for path in both]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_checkpoint_of_another_task_is_refused(place, capsys):

@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "files": set(),
     "output": {"files"},
     "ranks": set(),
+    "settings": set(),
     "seeds": {"ranks"},
     "checkpoints": set(),
     "data": set(),

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,12 +17,14 @@ from conftest import ROOT
 from faults import differences, finish, fork, outcome, start
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.utilities import rank_zero_only
 from test_agents import AGENTS
 from tiny import QUIET, write_run
 from training import random_batches, train
 
 from dydiff import ranks
 from dydiff.data.episodes import Transitions
+from dydiff.pretraining import Part
 
 TWO = ("--config", str(ROOT / "configs/ddp.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=2")
 
@@ -114,6 +117,37 @@ def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two):
     torch.testing.assert_close(kept["act"], kept_by_two["act"], atol=1e-5, rtol=1e-4)
     for tag in ("eval/return", "eval/length", "rollout/kept_share", "rollout/length"):
         assert two["metrics"][tag] == pytest.approx(one["metrics"][tag], rel=1e-5)
+
+
+@pytest.mark.parametrize("trained_meanwhile", [True, False])
+def test_later_ranks_follow_the_first_into_the_training_of_a_part_or_past_it(tmp_path, monkeypatch, trained_meanwhile):
+    """Another run holds the part at first. What the first rank finds when it is its turn holds for all."""
+    part, entered = Part("den", tmp_path / "parts/den"), []
+    monkeypatch.setenv("DYDIFF_RUN", "ours")
+    (tmp_path / "parts").mkdir()
+    owner = tmp_path / "parts/.den.owner"
+    owner.write_text("theirs")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+
+    def follow():
+        with part.alone():
+            entered.append(part.trained)
+
+    second = threading.Thread(target=follow)
+    second.start()
+    second.join(0.5)
+    assert second.is_alive() and not entered
+    if trained_meanwhile:
+        part.directory.mkdir()
+        part.weights.touch()
+    else:
+        monkeypatch.setattr(rank_zero_only, "rank", 0)
+        with part.alone():
+            assert owner.read_text() == "ours"
+            second.join(10)
+        assert not owner.exists()
+    second.join(10)
+    assert entered == [trained_meanwhile]
 
 
 def test_only_one_rank_writes(one_and_two):

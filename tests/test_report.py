@@ -231,6 +231,16 @@ def test_unfinished_runs_are_left_out_and_of_two_the_longer_counts(tmp_path, rep
     assert f"at update 200 of 300: {tmp_path}/runs/b" in capsys.readouterr().out
 
 
+def test_a_run_whose_last_epochs_are_not_evaluated_is_finished(tmp_path):
+    write_run(tmp_path / "run", (1, 2))
+    path = tmp_path / "run/config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["trainer"] |= {"max_epochs": 5, "check_val_every_n_epoch": 2}
+    config["data"]["init_args"]["updates_per_epoch"] = 50
+    path.write_text(yaml.safe_dump(config))
+    assert read_runs([str(tmp_path)])[0].finished
+
+
 @pytest.mark.parametrize("scores", [None, (1.0,)])
 def test_nothing_to_report_is_one_line(tmp_path, capsys, scores):
     (tmp_path / "runs").mkdir()

@@ -60,7 +60,7 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
     if num_last > 1:
         lines += [f"Mean score of the last {num_last} evaluations:\n"]
         lines += _table(grouped, datasets, lambda run: run.end)
-    lines += ["Best score of all evaluations, chosen by looking, so too high:\n"]
+    lines += ["Best score of all evaluations, picked in hindsight, hence optimistic:\n"]
     lines += _table(grouped, datasets, lambda run: run.best)
     for together in [[dataset] for dataset in datasets] + [datasets] * (len(datasets) > 1):
         lines += _intervals(repeated(grouped, together), together, f"{end} / 100", reps)

@@ -11,14 +11,10 @@ from typing import Any
 import yaml
 
 from dydiff.errors import UserError
-from dydiff.parser import arguments_of
-from dydiff.pretraining import MACHINE_KEYS
+from dydiff.settings import flat, shaping
 
 SCORE, Q_MEAN = "eval/score", "train/q_mean"
-# What may differ between runs of one method: the seed, the names, the machine, and what the labels tell already.
-_NOT_SETTINGS = ("seed_everything", "name", "runs_dir", "ckpt_path", "weights_only", "config", "compile")
-_NAMES_OF_DATA = ("dataset", "path")
-_PLAIN = (bool, int, float, str, type(None))
+_NAMES_OF_DATA = (".dataset", ".path")
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Run:
         seed: Its seed.
         steps: Updates at each evaluation.
         scores: Normalised score at each evaluation.
-        planned: Updates that it was to make.
+        planned: Updates that it was to make until its last evaluation.
         q_mean: Mean Q value of the last minibatches on record; ``None`` where the log has none.
         minutes: From its first record to its last; ``None`` where the log has no times.
         settings: All its settings, flat.
@@ -74,7 +70,7 @@ class Run:
 
     @property
     def best(self) -> float:
-        """The highest score of all evaluations: an optimistic figure, as it is chosen by looking."""
+        """The highest score of all evaluations: picked in hindsight, hence optimistic."""
         return max(self.scores)
 
     @property
@@ -177,11 +173,17 @@ def _read(folder: Path) -> Run | None:
         int(config["seed_everything"]),
         steps,
         scores,
-        config["trainer"]["max_epochs"] * config["data"]["init_args"]["updates_per_epoch"],
+        _planned(config),
         q_values[-1][1] if q_values else None,
         minutes,
-        dict(_flat(config)),
+        _settings(config),
     )
+
+
+def _planned(config: dict[str, Any]) -> int:
+    """Updates until the last evaluation that was to come."""
+    epochs, every = config["trainer"]["max_epochs"], config["trainer"].get("check_val_every_n_epoch") or 1
+    return epochs // every * every * config["data"]["init_args"]["updates_per_epoch"]
 
 
 def _method(rollout: dict[str, Any]) -> str:
@@ -196,32 +198,16 @@ def _class_name(config: dict[str, Any]) -> str:
     return str(config["class_path"]).rpartition(".")[2]
 
 
-def _flat(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(config, dict):
-        if str(config.get("class_path")).startswith("dydiff."):
-            config = {**config, "init_args": _defaults(config["class_path"]) | (config.get("init_args") or {})}
-        for key, value in config.items():
-            path = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
-            ignored = (
-                path.startswith(_NOT_SETTINGS)
-                or (prefix == "trainer" and key in (*MACHINE_KEYS, "callbacks"))
-                or (prefix.startswith("data.source") and key in _NAMES_OF_DATA)
-                or key == "class_path"
-            )
-            if not ignored:
-                yield from _flat(value, path)
-    else:
-        is_part = isinstance(config, str) and config.endswith((".yaml", ".yml"))
-        yield prefix, Path(config).name if is_part else config  # where its checkout lies is not a setting
-
-
-def _defaults(class_path: str) -> dict[str, Any]:
-    """Plain defaults of one of our classes: a run older than a setting was made with what is its default now."""
-    try:
-        arguments = arguments_of(class_path)
-    except (ImportError, AttributeError):  # renamed since
-        return {}
-    return {name: argument.default for name, argument in arguments.items() if isinstance(argument.default, _PLAIN)}
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs of one label share: flat settings without the seed, and without what the labels tell already."""
+    return {
+        key: value
+        for key, value in flat(shaping(config))
+        if key != "seed_everything"
+        and not key.startswith("trainer.callbacks")
+        and not key.endswith("class_path")
+        and not (key.startswith("data.source") and key.endswith(_NAMES_OF_DATA))
+    }
 
 
 def _curves(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], float | None]:

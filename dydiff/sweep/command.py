@@ -8,7 +8,8 @@ from rich.table import Table
 
 from dydiff.errors import UserError
 from dydiff.output import write_csv
-from dydiff.pretraining import MACHINE_KEYS, Parts, plain
+from dydiff.pretraining import Parts
+from dydiff.settings import plain, shaping
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
 from dydiff.sweep.tune import run_jobs, start_ray
@@ -98,15 +99,7 @@ def _plan(
         jobs.setdefault(known.name, known)
     resuming = ("--ckpt_path", "last") if command[0] == "fit" else ()
     job = Job(trial.name, (*args, *resuming), folder, folder / "log.txt", folder / "finished", needs)
-    return job, _identity(plain(settings))
-
-
-def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those that say where a run lies and on what machine: it may move, and go on there."""
-    kept = {key: value for key, value in settings.items() if key not in ("config", "runs_dir", "name", "out")}
-    if "trainer" in kept:
-        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in MACHINE_KEYS}
-    return kept
+    return job, shaping(plain(settings))
 
 
 def _tell_results(runs: Sequence[Job], path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Parsed settings as plain values: what they are, and which of them shape what a run yields."""
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from jsonargparse import Namespace
+from jsonargparse.typing import Path_fr
+
+# Settings of the trainer that say where and how it runs, not what comes out.
+MACHINE_KEYS = {
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "logger",
+    "default_root_dir",
+    "enable_progress_bar",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "log_every_n_steps",
+}
+# Those of a whole run: its place, what it goes on from, and how its updates are computed.
+_PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile"}
+_FILES = (".yaml", ".yml", ".hdf5", ".npz")
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def plain(value: Any) -> Any:
+    """Nested dicts and lists of a parsed config, without the bookkeeping of where it was read; functions by path."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if not key.startswith("__")}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value
+
+
+def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain settings of a command without those that say where its result lies and on what machine it is made."""
+    kept = {key: value for key, value in settings.items() if key not in _PLACE_KEYS}
+    if "trainer" in kept:
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in MACHINE_KEYS}
+    return kept
+
+
+def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its key, ``init_args`` left out of it; what our classes have come to take since, as its default.
+
+    Files are told by their names: where a checkout or a dataset lies is not a setting.
+    """
+    if isinstance(settings, dict):
+        if str(settings.get("class_path")).startswith("dydiff."):
+            settings = {**settings, "init_args": _defaults(settings["class_path"]) | (settings.get("init_args") or {})}
+        for key, value in settings.items():
+            yield from flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
+    else:
+        is_file = isinstance(settings, (str, Path_fr)) and str(settings).endswith(_FILES)
+        yield prefix, Path(str(settings)).name if is_file else settings
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """Plain defaults of one of our classes: a run older than a setting was made with what is its default now."""
+    try:
+        arguments = arguments_of(class_path)
+    except (ImportError, AttributeError):  # renamed since
+        return {}
+    return {name: argument.default for name, argument in arguments.items() if isinstance(argument.default, _PLAIN)}
+
+
+def arguments_of(class_path: str) -> dict[str, inspect.Parameter]:
+    """All arguments of a class by name, those that it passes on to its bases included.
+
+    Raises:
+        ImportError, AttributeError: There is no such class.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for each in reversed(_class_at(class_path).__mro__[:-1]):
+        if "__init__" in vars(each):
+            found |= inspect.signature(each.__init__).parameters  # type: ignore[misc]
+    return {name: found[name] for name in sorted(found) if name not in ("self", "args", "kwargs")}
+
+
+def class_of(config: Namespace) -> type:
+    """The class that a config's ``class_path`` names."""
+    return _class_at(str(config.class_path))
+
+
+def _class_at(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def config_paths(settings: Any) -> Iterator[Path]:
+    """The paths of parts' configs anywhere in parsed settings, which ``--config`` itself is not."""
+    if isinstance(settings, Path_fr):
+        yield Path(settings.absolute)
+    elif isinstance(settings, (Namespace, dict)):
+        for key, value in (vars(settings) if isinstance(settings, Namespace) else settings).items():
+            if key != "config":
+                yield from config_paths(value)
+
+
+def make_absolute(config: Namespace) -> None:
+    """Replace relative paths of parts, so that a config saved elsewhere still finds them."""
+    for key, value in vars(config).items():
+        if isinstance(value, Path_fr):
+            config[key] = Path_fr(value.absolute)
+        elif isinstance(value, Namespace):
+            make_absolute(value)
