@@ -10,13 +10,16 @@ import torch
 from conftest import ROOT
 
 from dydiff.data.d4rl import D4RLSource
+from dydiff.data.environments import task_of
 from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
 from dydiff.envs.play import NormalizedScore, play_episodes
 from dydiff.envs.replay import RecordedActions, real_rollout
 from dydiff.envs.together import SideBySide, Simulation, together
+from dydiff.errors import UserError
 
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+PENDULUM = task_of("InvertedPendulum-v4")  # its actions reach 3
 LOCOMOTION = (HOPPER, HALFCHEETAH, WALKER2D)
 
 
@@ -154,6 +157,8 @@ def test_a_simulation_equals_the_environment_to_the_bit(name, mujoco2_contacts):
 
 
 def test_an_environment_that_nobody_simulates_steps_side_by_side():
+    standing = replace(HOPPER, env_options={"terminate_when_unhealthy": False})
+    assert isinstance(together(partial(make_env, standing), [0, 1]), SideBySide)
     assert isinstance(together(lambda: gym.make("Pendulum-v1"), [0, 1]), SideBySide)
     scaled = gym.wrappers.TransformReward(make_env(HOPPER), lambda reward: 2 * reward)
     assert isinstance(together(lambda: scaled, [0]), SideBySide)
@@ -170,7 +175,7 @@ def test_normalized_score_is_d4rls():
     assert scores["length"].item() == pytest.approx(1510 / 3)
 
 
-@EVERY_TASK
+@pytest.mark.parametrize("task", [*TASKS.values(), PENDULUM], ids=[*TASKS, "pendulum"])
 def test_replay_is_the_environment(task):
     """States restored from observations, and recorded actions, give the recorded states again."""
     env = make_env(task)
@@ -186,3 +191,9 @@ def test_replay_is_the_environment(task):
     assert torch.equal(again[0], again[1])
     torch.testing.assert_close(again[0], states, atol=2e-3, rtol=1e-3)
     assert valid.any()
+
+
+def test_an_environment_that_hides_its_state_is_refused():
+    task = task_of("Reacher-v4")
+    with pytest.raises(UserError, match="Reacher-v4 cannot be set to a given state: it shows more than"):
+        real_rollout(task, torch.zeros(1, task.obs_dim), RecordedActions(torch.zeros(1, 1, task.act_dim)), 1)

@@ -114,6 +114,13 @@ def test_an_end_that_nobody_marked(write_dataset):
     assert unmarked.lengths.tolist() == right.lengths.tolist() and unmarked.fingerprint == right.fingerprint
 
 
+def test_ends_that_cannot_be_known(write_dataset):
+    no_falls = np.zeros(48, bool)
+    path = write_dataset(timeouts=None, next_observations=None, terminals=no_falls)
+    with pytest.raises(UserError, match="neither timeouts nor next_observations: where its episodes end is unknown"):
+        D4RLSource(path=str(path)).load()
+
+
 def test_a_group_in_the_place_of_an_array(write_dataset):
     path = write_dataset(rewards=None)
     with h5py.File(path, "a") as file:

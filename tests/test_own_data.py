@@ -13,7 +13,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
-from dydiff.data.environments import task_of
+from dydiff.data.environments import from_unit_actions, task_of, to_unit_actions
 from dydiff.data.minari import MinariSource
 from dydiff.data.tasks import HOPPER, WALKER2D, never
 from dydiff.envs import make_env
@@ -42,6 +42,12 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
 
 
 class TestTasks:
+    def test_there_and_back(self):
+        act, bounds = np.random.default_rng(0).uniform(-1, 1, (20, 2)), ((-3.0, 0.0), (1.0, 10.0))
+        own = from_unit_actions(act, bounds)
+        assert own[:, 0].min() < -1 and (own[:, 1] >= 0).all()
+        np.testing.assert_allclose(to_unit_actions(own, bounds), act, atol=1e-5)
+
     def test_unit_actions_do_what_the_environments_own_do(self):
         """An action of 1 in [-1, 1] is the environment's largest."""
         ours, plain = make_env(task_of("Pendulum-v1")), gym.make("Pendulum-v1")
@@ -81,8 +87,8 @@ def minari_dataset(tmp_path, monkeypatch):
     """A local Minari dataset of pendulum episodes; returns its id and the episodes."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
-    def make(name="pendulum/random-v0", env_id="Pendulum-v1", terminate=(), **metadata):
-        env, buffers = gym.make(env_id), []
+    def make(name="pendulum/random-v0", env_id="Pendulum-v1", terminate=(), options=None, **metadata):
+        env, buffers = gym.make(env_id, **(options or {})), []
         env.action_space.seed(0)
         for episode in range(3):
             obs, _ = env.reset(seed=episode)
@@ -122,6 +128,11 @@ class TestMinari:
             first = rows.stop
         assert data.transitions.terminal.nonzero().flatten().tolist() == [40]  # a fall is no timeout
         assert data.timeout.nonzero().flatten().tolist() == [19, 62]
+
+    def test_the_environment_is_the_one_that_it_was_made_with(self, minari_dataset):
+        name, _ = minari_dataset(options={"g": 2.5})
+        assert make_env(MinariSource(name).task).unwrapped.g == 2.5
+        assert make_env(MinariSource(name, env_id="Pendulum-v1").task).unwrapped.g == 10
 
     def test_it_runs(self, minari_dataset, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -189,9 +189,9 @@ class Training:
         buffer = self.agent.replay_buffer
         for name, values in state["replay"].items():
             getattr(buffer, name)[: len(values)] = values.numpy()
-        if state["steps"]:
-            buffer.timeouts[state["steps"] - 1] = True  # the episode that was running ends here
-            buffer.dones[state["steps"] - 1] = True
+        last = state["steps"] - 1
+        if last >= 0 and not buffer.dones[last].all():
+            buffer.timeouts[last] = buffer.dones[last] = True  # the episode that was running ends here
         buffer.pos = state["steps"] % buffer.buffer_size
         buffer.full = state["steps"] == buffer.buffer_size
 

@@ -199,6 +199,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]
+    if "timeouts" not in arrays and "next_observations" not in arrays:
+        raise UserError(f"{path} has neither timeouts nor next_observations: where its episodes end is unknown.")
     arrays.setdefault("timeouts", np.zeros(arrays["terminals"].shape, bool))
     return arrays
 

@@ -59,7 +59,7 @@ class PretrainingDataModule(OfflineDataModule, ABC):
         batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once, but for
             those that do not fill a last batch.
         holdout_fraction: Share of the episodes held out, in (0, 1).
-        max_holdout_items: The holdout is thinned evenly to this many items.
+        max_holdout_items: The holdout is thinned evenly to this many items at most.
         split_seed: Seed of the choice of the held-out episodes.
 
     Attributes:
@@ -135,7 +135,8 @@ class WindowDataModule(PretrainingDataModule):
         if longest < self.horizon:
             raise UserError(
                 f"No training episode of {self.source.name} has the horizon's {self.horizon} steps, the longest has "
-                f"{longest}: lower the denoiser's horizon."
+                f"{longest}: copy the denoiser's config, lower 'horizon' in it, and name it in the rollout's file, "
+                "with a 'rollout_length' no longer than that."
             )
 
     def items(self, chosen: Tensor) -> "Items":

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import replace
-from functools import cache
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +20,7 @@ def task_of(
     score_max: float | None = None,
     terminated: TerminationRule | None = None,
     mujoco2_contacts: bool = False,
+    env_options: dict[str, Any] | None = None,
 ) -> Task:
     """The task of a Gymnasium id; what is not given comes from the task table, or from the environment itself.
 
@@ -32,11 +33,13 @@ def task_of(
         score_max: Return of score 100.
         terminated: Termination rule on raw states, ``(obs, act, next_obs) -> bool``.
         mujoco2_contacts: Whether to restore MuJoCo 2's contacts.
+        env_options: Arguments of the environment that are not its usual ones.
 
     Raises:
         UserError: Gymnasium cannot make the environment, or its spaces are not continuous vectors.
     """
-    task = next((task for task in TASKS.values() if task.env_id == env_id), None) or _described(env_id)
+    known = None if env_options else next((task for task in TASKS.values() if task.env_id == env_id), None)
+    task = known or _described(env_id, env_options or {})
     given = {"score_min": score_min, "score_max": score_max, "terminated": terminated}
     chosen = {key: value for key, value in given.items() if value is not None}
     task = replace(task, mujoco2_contacts=mujoco2_contacts, **chosen)  # type: ignore[arg-type]
@@ -45,12 +48,11 @@ def task_of(
     return task
 
 
-@cache
-def _described(env_id: str) -> Task:
+def _described(env_id: str, options: dict[str, Any]) -> Task:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            env = gym.make(env_id)
+            env = gym.make(env_id, **options)
     except Exception as error:  # an environment may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -69,7 +71,7 @@ def _described(env_id: str) -> Task:
     unit = bool((actions.low == -1).all() and (actions.high == 1).all())
     bounds = None if unit else (tuple(actions.low.tolist()), tuple(actions.high.tolist()))
     rule = _RULES.get(env_id.rpartition(":")[2].partition("-")[0], never)
-    return Task(env_id, env_id, observations, len(actions.low), limit, rule, 0.0, 100.0, False, bounds)
+    return Task(env_id, env_id, observations, len(actions.low), limit, rule, 0.0, 100.0, False, bounds, options)
 
 
 def _flat(space: gym.Space) -> int | None:
@@ -86,3 +88,11 @@ def to_unit_actions(act: np.ndarray, bounds: tuple[tuple[float, ...], tuple[floa
         return act
     low, high = (np.array(bound, np.float32) for bound in bounds)
     return (act - low) / (high - low) * 2 - 1
+
+
+def from_unit_actions(act: np.ndarray, bounds: tuple[tuple[float, ...], tuple[float, ...]] | None) -> np.ndarray:
+    """Actions ``[N, A]`` in [-1, 1] to ``bounds``."""
+    if bounds is None:
+        return act
+    low, high = (np.array(bound, np.float32) for bound in bounds)
+    return low + (act + 1) / 2 * (high - low)

@@ -18,7 +18,7 @@ class MinariSource(EpisodeSource):
 
     Args:
         dataset: Minari id such as ``mujoco/hopper/medium-v0``; downloaded when it is not there.
-        env_id: Gymnasium id; ``null`` takes the one that the dataset names.
+        env_id: Gymnasium id; ``null`` takes the one that the dataset names, with the arguments that it was made with.
         score_min: Return of score 0; ``null`` takes the dataset's own, then the environment's.
         score_max: Return of score 100; likewise.
         terminated: Termination rule of rollouts, as an import path; ``null`` takes the environment's, if it is known.
@@ -36,14 +36,15 @@ class MinariSource(EpisodeSource):
         terminated: TerminationRule | None = None,
     ) -> None:
         self.dataset = dataset
-        metadata = _open(dataset).storage.metadata
-        named = _open(dataset).spec.env_spec
+        opened = _open(dataset)
+        metadata, named = opened.storage.metadata, opened.spec.env_spec
+        options = {} if env_id or named is None else {k: v for k, v in named.kwargs.items() if k != "render_mode"}
         env_id = env_id or (named.id if named is not None else None)
         if env_id is None:
             raise UserError(f"{dataset} does not name its environment: set 'env_id' to its Gymnasium id.")
         score_min = metadata.get("ref_min_score") if score_min is None else score_min
         score_max = metadata.get("ref_max_score") if score_max is None else score_max
-        self._task = task_of(env_id, score_min, score_max, terminated)
+        self._task = task_of(env_id, score_min, score_max, terminated, env_options=options)
 
     @property
     def name(self) -> str:

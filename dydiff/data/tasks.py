@@ -5,7 +5,8 @@ files. An environment is a :class:`Task`; a D4RL dataset is a row of :data:`DATA
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class Task:
             Only Hopper's and Maze2d's differ.
         act_bounds: The environment's own lowest and highest actions, to which [-1, 1] is stretched; ``None`` where
             they are -1 and 1.
+        env_options: Arguments of the environment that are not its usual ones.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Task:
     score_max: float
     mujoco2_contacts: bool = True
     act_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    env_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, hopper_fell, -20.272305, 3234.3)

@@ -22,7 +22,7 @@ def make_env(task: Task | str, **options: Any) -> gym.Env:
 
     Args:
         task: The task, or its name.
-        options: The environment's own, such as ``render_mode``.
+        options: Further arguments of the environment, such as ``render_mode``.
 
     Raises:
         UserError: No task of that name.
@@ -33,7 +33,7 @@ def make_env(task: Task | str, **options: Any) -> gym.Env:
         warnings.filterwarnings("ignore", message=".*out of date.*")  # D4RL's physics are v4's
         mujoco.set_mju_user_warning(lambda message: None)  # a model's deprecated words, told for each environment
         try:
-            env = gym.make(task.env_id, max_episode_steps=task.episode_limit, **options)
+            env = gym.make(task.env_id, max_episode_steps=task.episode_limit, **(task.env_options | options))
         finally:
             mujoco.set_mju_user_warning(None)
     simulator: Any = env.unwrapped

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dydiff.data.environments import from_unit_actions
 from dydiff.data.episodes import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.make import make_env
@@ -18,7 +19,7 @@ VELOCITY_CLIP = 10.0  # Hopper's and Walker2d's observations show velocities onl
 
 def restorable(task: Task, obs: Tensor) -> Tensor:
     """Bool ``[N]``: whether a state ``obs [N, O]`` shows all that the simulator needs."""
-    if task.name not in ("hopper", "walker2d"):
+    if not task.env_id.rpartition(":")[2].startswith(("Hopper", "Walker2d")):
         return torch.ones(len(obs), dtype=torch.bool)
     return (obs.abs() < VELOCITY_CLIP).all(-1)
 
@@ -57,13 +58,16 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
         UserError: The environment cannot be set to a state.
     """
     env = make_env(task)
-    env.reset(seed=0)
+    shown: Any = env.reset(seed=0)[0]
     simulator: Any = env.unwrapped
     if not hasattr(simulator, "set_state"):
         raise UserError(f"{task.env_id} cannot be set to a given state: only Gymnasium's MuJoCo environments can.")
+    whole = np.concatenate([simulator.data.qpos, simulator.data.qvel])
+    hidden = len(whole) - task.obs_dim
+    if hidden < 0 or not np.allclose(whole[hidden:], shown, atol=1e-5):
+        raise UserError(f"{task.env_id} cannot be set to a given state: it shows more than positions and velocities.")
     worlds = []
     known = start_obs.double().numpy()
-    hidden = simulator.model.nq + simulator.model.nv - task.obs_dim
     for state in np.insert(known, [0] * hidden, 0.0, axis=1):
         simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])
         worlds.append(copy(simulator.data))
@@ -72,7 +76,8 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     for _ in range(num_steps):
         actions.append(policy(states[-1]).clamp(-1, 1))
         seen = np.empty(start_obs.shape, np.float32)
-        for row, (world, action) in enumerate(zip(worlds, actions[-1].numpy(), strict=True)):
+        played = from_unit_actions(actions[-1].numpy(), task.act_bounds)
+        for row, (world, action) in enumerate(zip(worlds, played, strict=True)):
             simulator.data = world
             seen[row] = simulator.step(action)[0]
         states.append(torch.from_numpy(seen))

@@ -48,7 +48,9 @@ def together(make: Callable[[], gym.Env], seeds: Sequence[int]) -> Together:
     """One episode for each seed: of the known MuJoCo environments in one simulator, of any other side by side."""
     env = make()
     kind = _SIMULATIONS.get(type(env.unwrapped))
-    if kind is None or {type(wrapper) for wrapper in _wrappers(env)} != _UNDERSTOOD:
+    options = {} if env.spec is None else env.spec.kwargs
+    usual = isinstance(env.unwrapped, Maze2dEnv) or set(options) <= {"render_mode"}
+    if kind is None or not usual or {type(wrapper) for wrapper in _wrappers(env)} != _UNDERSTOOD:
         return SideBySide([env, *(make() for _ in seeds[1:])], seeds)
     return kind(env, seeds)
 
