@@ -49,6 +49,14 @@ def dynamics(tmp_path_factory):
     return model.eval()
 
 
+def member_errors(model, data):
+    """Mean squared error of each member's standardised change."""
+    with torch.no_grad():
+        everyone = (each.expand(model.num_members, -1, -1) for each in (data.obs, data.act))
+        change = model.change_normalizer(data.next_obs - data.obs)
+        return (model.predict(*everyone)[0] - change).square().mean((1, 2))
+
+
 class TestDynamics:
     def test_learns_the_step(self, dynamics):
         data = episodes(seed=9).transitions
@@ -60,9 +68,38 @@ class TestDynamics:
     def test_elites_are_the_members_with_the_lowest_holdout_error(self, dynamics):
         data = TransitionDataModule(LinearSource())
         data.setup("fit")
-        with torch.no_grad():
-            errors = dynamics._squared_errors(data.episodes.select(data.holdout).transitions).mean(1)
+        holdout = data.episodes.select(data.holdout).transitions
+        errors = member_errors(dynamics, holdout)
         assert set(dynamics.elites.tolist()) == set(errors.argsort()[:2].tolist())
+
+    def test_the_holdout_loss_is_the_elites_own(self, monkeypatch):
+        """A batch in which other members are the best ones makes them no elites, and the loss no lower."""
+        torch.manual_seed(0)
+        model, logged = DynamicsEnsemble(OBS_DIM, ACT_DIM, num_members=4, num_elites=2), {}
+        monkeypatch.setattr(model, "log_dict", lambda metrics, **_: logged.update(metrics))
+        data = episodes(seed=9).transitions
+        with torch.no_grad():
+            for rows in torch.arange(100).split(1):
+                model.validation_step(data.at(rows), 0)
+            model.on_validation_epoch_end()
+            errors = member_errors(model, data.at(torch.arange(100))).sort()
+        assert model.elites.tolist() == errors.indices[:2].tolist()
+        torch.testing.assert_close(logged["holdout/loss"], errors.values[:2].mean())
+        torch.testing.assert_close(logged["holdout/worst_member"], errors.values[-1])
+
+    @pytest.mark.parametrize("count", [1, 3, 4])
+    def test_few_rows_come_from_all_elites(self, count):
+        torch.manual_seed(0)
+        model = DynamicsEnsemble(OBS_DIM, ACT_DIM, num_members=3, num_elites=3)
+        obs, act, used = torch.randn(count, OBS_DIM), torch.rand(count, ACT_DIM), []
+        with torch.no_grad():
+            means = model.elite_means(obs, act)
+            for seed in range(60):
+                drawn = model.step(obs, act, torch.Generator().manual_seed(seed), sample=False)
+                distances = (means - drawn).abs().amax(-1).min(0)
+                assert distances.values.max() < 1e-5
+                used += distances.indices.tolist()
+        assert torch.tensor(used).bincount().min() > 60 * count / 3 * 0.6
 
     def test_each_row_comes_from_one_elite_and_the_elites_share_the_rows_evenly(self, dynamics):
         """With the noise off, every sampled row must equal one elite's mean, never a mixture or a non-elite's."""

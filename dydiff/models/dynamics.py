@@ -89,23 +89,19 @@ class DynamicsEnsemble(PretrainedModule):
         likelihood = ((mean - change).square() * (-logvar).exp() + logvar).mean((1, 2)).sum()
         return likelihood + 0.01 * (self.max_logvar - self.min_logvar).sum()
 
-    def holdout_metrics(self, batch: Transitions) -> dict[str, Tensor]:
-        """``loss``: squared error of the standardised change, mean over the elites-to-be."""
-        errors = self._squared_errors(batch)
-        self._holdout_errors.append(errors.sum(1))
-        best = errors.mean(1).sort().values[: len(self.elites)]
-        return {"loss": best.mean(), "worst_member": errors.mean(1).max()}
-
-    def _squared_errors(self, batch: Transitions) -> Tensor:
+    def validation_step(self, batch: Transitions, batch_idx: int) -> None:
+        """Note each member's squared error of the standardised change, ``[M, B]``."""
         everyone = batch.obs.expand(self.num_members, -1, -1), batch.act.expand(self.num_members, -1, -1)
         change = self.change_normalizer(batch.next_obs - batch.obs)
-        return (self.predict(*everyone)[0] - change).square().mean(-1)
+        self._holdout_errors.append((self.predict(*everyone)[0] - change).square().mean(-1))
 
     def on_validation_epoch_end(self) -> None:
-        """Name the members with the lowest holdout error elites."""
-        errors = torch.stack(self._holdout_errors).sum(0)
+        """Name the members with the lowest error over the whole holdout elites; the loss is the elites' mean error."""
+        errors = torch.cat(self._holdout_errors, dim=1).mean(1).sort()
         self._holdout_errors.clear()
-        self.elites.copy_(errors.argsort()[: len(self.elites)])
+        self.elites.copy_(errors.indices[: len(self.elites)])
+        loss, worst = errors.values[: len(self.elites)].mean(), errors.values[-1]
+        self.log_dict({"holdout/loss": loss, "holdout/worst_member": worst}, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         layers = zip(self.network.layers, self.weight_decay, strict=True)
@@ -117,7 +113,8 @@ class DynamicsEnsemble(PretrainedModule):
     def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
         """The next state of each row by one elite, drawn anew for each row and call (eq. 6).
 
-        The rows are dealt out evenly to the elites in random order, so only the chosen elite computes for a row.
+        The rows are dealt out evenly to the elites in random order, from a random elite on, so only the chosen elite
+        computes for a row.
 
         Args:
             obs: Raw states ``[N, O]``.
@@ -130,17 +127,17 @@ class DynamicsEnsemble(PretrainedModule):
         """
         count, num_elites = len(obs), len(self.elites)
         order = torch.randperm(count, generator=generator, device=obs.device)
-        padded = order[torch.arange(-(-count // num_elites) * num_elites, device=obs.device) % count]
+        first = torch.randint(num_elites, (), generator=generator, device=obs.device)
+        dealt, each = torch.arange(count, device=obs.device), -(-count // num_elites)
+        places = (dealt + first) % num_elites * each + dealt // num_elites
+        rows = order.new_zeros(num_elites * each).scatter(0, places, order)  # a row more where the deal comes out short
         mean, logvar = self.predict(
-            obs[padded].unflatten(0, (num_elites, -1)),
-            act[padded].unflatten(0, (num_elites, -1)),
-            self._elite_network(),
+            obs[rows].unflatten(0, (num_elites, -1)), act[rows].unflatten(0, (num_elites, -1)), self._elite_network()
         )
         if sample:
             mean = mean + (logvar / 2).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        change = self.change_normalizer.inverse(mean).flatten(0, 1)[:count]
         next_obs = torch.empty_like(obs)
-        next_obs[order] = obs[order] + change
+        next_obs[order] = obs[order] + self.change_normalizer.inverse(mean).flatten(0, 1)[places]
         return next_obs
 
     def elite_means(self, obs: Tensor, act: Tensor) -> Tensor:

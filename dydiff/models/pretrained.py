@@ -18,8 +18,8 @@ from dydiff.seeds import SeededModule
 class PretrainedModule(SeededModule, ABC):
     """A model of a dataset: fitted to its statistics, trained on its batches, monitored by ``holdout/loss``.
 
-    A subclass has ``fit_statistics`` and ``loss``; its ``holdout_metrics`` has at least ``loss``, the one that early
-    stopping and the choice of the best weights follow.
+    A subclass has ``fit_statistics`` and ``loss``. Early stopping and the choice of the best weights follow
+    ``holdout/loss``: the loss over the holdout, unless the subclass logs another.
 
     Args:
         obs_dim: Size of a state.
