@@ -11,7 +11,7 @@ class LastCheckpoint(Checkpoint):
     """Keeps the newest state in ``<log folder>/checkpoints/last.ckpt``, where ``--ckpt_path last`` finds it.
 
     Args:
-        every_n_epochs: Epochs from one save to the next; the last epoch is saved always.
+        every_n_epochs: Epochs from one save to the next; the last of `max_epochs` is saved, too.
 
     Attributes:
         seconds: Spent on saving so far.

@@ -20,11 +20,11 @@ class StageProgress(RichProgressBar):
     def __init__(self, measure_seconds: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.measure_seconds = measure_seconds
-        self._begin, self._steps, self._told = 0.0, -1, False
+        self._begin, self._steps, self._told, self._first_epoch = 0.0, -1, False, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._steps, self._told = -1, False
+        self._steps, self._told, self._first_epoch = -1, False, trainer.current_epoch  # a run may go on
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         super().on_train_batch_end(trainer, *args, **kwargs)
@@ -33,7 +33,7 @@ class StageProgress(RichProgressBar):
             self._begin = time.perf_counter()
             return
         passed = time.perf_counter() - self._begin
-        epochs = trainer.max_epochs or 0
+        epochs = (trainer.max_epochs or 0) - self._first_epoch
         total = int(trainer.num_training_batches) * epochs - 1
         known = passed >= self.measure_seconds and self._steps < total  # an endless run has no total
         if self._told or not known or not trainer.is_global_zero:

@@ -112,7 +112,8 @@ class SyntheticRollout(L.Callback):
                 "that make them; deleting a part's folder trains it again."
             )
         if self.filter is not None:
-            kept = self.keep(self.filter, Trajectories.concatenate(waiting), self._generator(agent, -1))
+            usable = Trajectories.concatenate(waiting)
+            kept = usable.at(self.filter.choose(usable, self._generator(agent, -1), self.rollout_batch_size))
             data.synthetic.insert(kept.transitions())
             num_kept = len(kept.reward)
             _collect(figures, {"return_kept": kept.returns, "length_kept": kept.lengths.float()})
@@ -159,15 +160,6 @@ class SyntheticRollout(L.Callback):
         states = torch.stack([trajectories.obs[:, 1:], trajectories.next_obs], dim=2)
         outside = torch.maximum(self._low - states, states - self._high) / (self._high - self._low).clamp(min=1e-6)
         return outside.amax((2, 3)).where(trajectories.valid, 0).amax(1).clamp(min=0)
-
-    def keep(self, filter: Filter, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
-        """The ``keep_ratio`` of a rollout with the largest keys, in order."""
-        keys = filter.keys(trajectories, generator)
-        if keys.shape != trajectories.returns.shape:
-            name, count = type(filter).__name__, len(trajectories.returns)
-            raise UserError(f"{name}.keys must give one key for each of {count} trajectories, not {tuple(keys.shape)}.")
-        num_kept = max(1, round(filter.keep_ratio * self.rollout_batch_size))
-        return trajectories.at(keys.topk(min(num_kept, len(keys))).indices.sort().values)
 
     def _generator(self, agent: Agent, chunk: int) -> torch.Generator:
         """Random numbers that depend on the run's seed, the rollout's epoch and the chunk alone."""

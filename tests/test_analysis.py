@@ -104,12 +104,12 @@ def test_outcomes_are_counted_and_kept_by_what_was_made():
         Trajectories.cut(obs, act, torch.tensor(rewards[kind])[:, None].expand(4, 2), torch.tensor(flags[kind]))
         for kind in ("made", "real")
     )
-    outcomes = compare(made, real, Hardmax(keep_ratio=0.5))
+    outcomes = compare(made, real, Hardmax(keep_ratio=0.5).choose(made))
     assert outcomes.terminal == outcomes.really_terminal == outcomes.found == outcomes.false_alarms == 0.5
     assert outcomes.made_return == (1 + 18 + 3 + 8) / 4 and outcomes.real_return == (1 + 2 + 6 + 8) / 4
     # Kept are the second and the fourth: what was made promises 13 each, there is 5, and one of the two really falls.
     assert (outcomes.made_return_kept, outcomes.real_return_kept, outcomes.really_terminal_kept) == (13, 5, 0.5)
-    same = compare(real, real, Hardmax(keep_ratio=0.5))
+    same = compare(real, real, Hardmax(keep_ratio=0.5).choose(real))
     assert same.found == 1 and same.false_alarms == 0 and same.correlation == pytest.approx(1)
 
 

@@ -29,11 +29,18 @@ class SlowFirstStep(L.LightningModule):
         self.clock += 600 if self.clock == 0 else 1
 
 
-def test_the_first_step_does_not_count_in_the_time_that_a_stage_takes(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("epochs_before", "said"), [(0, "2 epochs take about 3 minutes"), (5, "2 epochs take about 3 minutes")]
+)
+def test_the_first_step_does_not_count_in_the_time_that_a_stage_takes(monkeypatch, capsys, epochs_before, said):
+    """Nor do the epochs before those that a run goes on with."""
     module = SlowFirstStep()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: module.clock)
-    L.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False,
-        callbacks=[StageProgress(measure_seconds=20)],
-    ).fit(module)  # fmt: skip
-    assert "SlowFirstStep: up to 2 epochs take about 3 minutes more on this machine." in capsys.readouterr().out
+    trainer = L.Trainer(
+        max_epochs=epochs_before + 2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[StageProgress(measure_seconds=20)],
+    )  # fmt: skip
+    trainer.fit_loop.epoch_progress.current.processed = epochs_before
+    trainer.fit_loop.epoch_progress.current.completed = epochs_before
+    trainer.fit(module)
+    assert f"SlowFirstStep: up to {said}" in capsys.readouterr().out

@@ -46,22 +46,21 @@ class Outcomes(NamedTuple):
     really_terminal_kept: float
 
 
-def compare(made: Trajectories, real: Trajectories, filter: Filter) -> Outcomes:
-    """Compare made and real rollouts ``[N, L]`` of the same start states, with rewards by one model."""
+def compare(made: Trajectories, real: Trajectories, kept: Tensor) -> Outcomes:
+    """Compare made and real rollouts ``[N, L]`` of the same start states, with rewards by one model.
+
+    Args:
+        made: The made ones.
+        real: The real ones.
+        kept: Indices of those that a filter keeps.
+    """
     ends, really = made.terminal.any(1), real.terminal.any(1)
-    kept = kept_by(filter, made)
     together = torch.stack([made.returns, real.returns])
     figures = (
         ends, really, ends[really], ends[~really], made.returns, real.returns, torch.corrcoef(together)[0, 1],
         made.returns[kept], real.returns[kept], really[kept],
     )  # fmt: skip
     return Outcomes(*(float(figure.float().mean()) for figure in figures))
-
-
-def kept_by(filter: Filter, made: Trajectories) -> Tensor:
-    """Indices of the trajectories that a filter keeps."""
-    keys = filter.keys(made, torch.Generator().manual_seed(0))
-    return keys.topk(max(1, round(filter.keep_ratio * len(keys)))).indices
 
 
 def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor], count: int) -> tuple[float, float]:
@@ -138,8 +137,9 @@ def rollout_outcomes(
         made = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0]
         truth = RealRollouts(synthesizer.reward, made.act.shape[1])
         truth.attach(source)
-        outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], filter)
-        biases[name] = value_bias(made.at(kept_by(filter, made)), source.task, policy.value, num_transitions)
+        kept = filter.choose(made, torch.Generator().manual_seed(0))
+        outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], kept)
+        biases[name] = value_bias(made.at(kept), source.task, policy.value, num_transitions)
     path, columns = Path(out, f"{source.name}.csv"), (*Outcomes._fields, "value_bias", "value_bias_error")
     figures = {name: (*outcomes[name], *biases[name]) for name in synthesizers}
     write_csv(path, ["synthesizer", *columns], ([name, *each] for name, each in figures.items()))

@@ -28,6 +28,28 @@ class Filter(ABC):
     def keys(self, trajectories: Trajectories, generator: torch.Generator | None = None) -> Tensor:
         """One key for each of ``N`` trajectories, ``[N]``; the trajectories with the largest are kept."""
 
+    def choose(
+        self, trajectories: Trajectories, generator: torch.Generator | None = None, count: int | None = None
+    ) -> Tensor:
+        """Indices of what is kept of ``N`` trajectories, in order.
+
+        Args:
+            trajectories: The trajectories.
+            generator: Source of the filter's random numbers.
+            count: How many ``keep_ratio`` is a share of; ``None`` takes ``N``. Of a rollout that could be used in part
+                only, the other trajectories fill the places.
+
+        Raises:
+            UserError: A subclass's keys have another shape.
+        """
+        keys = self.keys(trajectories, generator)
+        size = len(trajectories.returns)
+        if keys.shape != (size,):
+            name = type(self).__name__
+            raise UserError(f"{name}.keys must give one key for each of {size} trajectories, not {tuple(keys.shape)}.")
+        kept = max(1, round(self.keep_ratio * (size if count is None else count)))
+        return keys.topk(min(kept, size)).indices.sort().values
+
 
 class Hardmax(Filter):
     """The highest predicted returns."""
