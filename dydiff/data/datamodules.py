@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -93,6 +94,8 @@ class PretrainingDataModule(OfflineDataModule, ABC):
     def setup(self, stage: str) -> None:
         self.episodes = self.source.load()
         self.train, self.holdout = self.episodes.split(self.holdout_fraction, self.split_seed)
+        if len(self.episodes.lengths) == 1:
+            rank_zero_info(f"{self.source.name} is one episode: it is the holdout, too, whose loss says little then.")
 
     @abstractmethod
     def items(self, chosen: Tensor) -> "Items":

@@ -97,7 +97,7 @@ class MixedDataModule(OfflineDataModule):
             return len(columns)
         if self.real_ratio is None:
             raise UserError("Without a real_ratio a minibatch does not tell which transitions are real: set one.")
-        return sum(column < self.num_real for column in columns)
+        return max(0, min(columns.stop, self.num_real) - columns.start)
 
     @property
     def max_abs_reward(self) -> float:
