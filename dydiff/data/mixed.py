@@ -97,7 +97,7 @@ class MixedDataModule(OfflineDataModule):
             return len(columns)
         if self.real_ratio is None:
             raise UserError("Without a real_ratio a minibatch does not tell which transitions are real: set one.")
-        return max(0, min(columns.stop, self.num_real) - columns.start)
+        return sum(column < self.num_real for column in columns)
 
     @property
     def max_abs_reward(self) -> float:
