@@ -127,6 +127,7 @@ class SyntheticRollout(L.Callback):
                 "rollout/out_of_range": float(num_finite - num_usable),
                 "rollout/buffer_size": float(len(data.synthetic)),
                 "rollout/synthetic_share": data.synthetic_share,
+                "rollout/policy_distance": policy_distance(agent),
                 "seconds/rollout": self.seconds,
             }
         )
@@ -165,6 +166,20 @@ class SyntheticRollout(L.Callback):
         """Random numbers that depend on the run's seed, the rollout's epoch and the chunk alone."""
         epoch = 0 if self.rollout_freq is None else agent.current_epoch
         return torch.Generator(agent.device).manual_seed(seed_of(agent.run_seed, epoch, 1, chunk + 1))
+
+
+def policy_distance(agent: Agent, count: int = 256) -> float:
+    """How far off-policy the synthetic data are: root mean square distance of their actions from the agent's own there.
+
+    Args:
+        agent: Its policy acts without sampling.
+        count: Transitions, spread evenly over the buffer from the oldest to the newest.
+    """
+    synthetic = agent.data.synthetic
+    count = min(count, len(synthetic))
+    obs, act, *_ = synthetic.at(torch.arange(count, device=agent.device) * len(synthetic) // count)
+    policy = agent.policy(sample=False, generator=torch.Generator(agent.device).manual_seed(0))
+    return float((policy(obs) - act).square().mean().sqrt())
 
 
 def _describe(trajectories: Trajectories) -> dict[str, Tensor]:

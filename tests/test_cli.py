@@ -69,6 +69,8 @@ def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
     assert [value for _, value in logged["rollout/synthetic_share"]] == pytest.approx([0.4] * 3)
     sizes = [value for _, value in logged["rollout/buffer_size"]]
     assert sizes == sorted(sizes) and sizes[0] >= 15
+    first, *later = (value for _, value in logged["rollout/policy_distance"])
+    assert first < 1e-5 < min(later)  # at first all data are of the policy that is learning; then it moves on
 
     stamps = {name: (path / "weights.pt").stat().st_mtime_ns for name, path in parts().items()}
     assert fit() == 0
