@@ -83,7 +83,7 @@ def arguments_of(class_path: str) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
     for each in reversed(_class_at(class_path).__mro__[:-1]):
         if "__init__" in vars(each):
-            found |= inspect.signature(each.__init__).parameters  # type: ignore[misc]
+            found.update(inspect.signature(vars(each)["__init__"]).parameters)
     return {name: found[name] for name in sorted(found) if name not in ("self", "args", "kwargs")}
 
 
