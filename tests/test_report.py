@@ -185,6 +185,12 @@ def test_a_setting_that_came_later_has_its_default_in_older_runs(tmp_path):
     }  # fmt: skip
 
 
+def test_a_switch_is_no_axis(tmp_path):
+    for seed, value in enumerate((True, True, False)):
+        write_run(tmp_path / f"runs/{seed}", (0, 0, 1), "DyDiff-S", seed, a=value)
+    assert ablation_points(read_runs([str(tmp_path / "runs")])) == {}
+
+
 def test_a_full_grid_of_two_settings_is_told_in_full_and_not_drawn(tmp_path):
     for a in (1, 2):
         for b in (1, 2):

@@ -69,7 +69,7 @@ def ablation_points(runs: Sequence[Run]) -> dict[tuple[str, str], dict[float, li
         key = [key for key in members[0].setting if key in together][-1]
         points: dict[float, list[float]] = {}
         for run in members:
-            if isinstance(value := run.setting[key], (int, float)):
+            if isinstance(value := run.setting[key], (int, float)) and not isinstance(value, bool):
                 points.setdefault(value, []).append(run.end)
         if 1 < len(points) == len({str([run.setting[each] for each in together]) for run in members}):
             varied[method, key] = points
