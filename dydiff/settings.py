@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import Path_fr
 
 # Settings of the trainer that say where and how it runs, not what comes out.
-MACHINE_KEYS = {
+_MACHINE_KEYS = {
     "accelerator",
     "devices",
     "num_nodes",
@@ -46,20 +46,25 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The plain settings of a command without those that say where its result lies and on what machine it is made."""
     kept = {key: value for key, value in settings.items() if key not in _PLACE_KEYS}
     if "trainer" in kept:
-        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in MACHINE_KEYS}
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _MACHINE_KEYS}
     return kept
 
 
-def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting by its key, ``init_args`` left out of it; what our classes have come to take since, as its default.
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The shaping settings of a run but its callbacks, each by its key, ``init_args`` left out of it.
 
-    Files are told by their names: where a checkout or a dataset lies is not a setting.
+    What our classes have come to take since the run has its default. Files are told by their names: where a checkout or
+    a dataset lies is not a setting.
     """
+    return {key: value for key, value in _flat(shaping(settings)) if not key.startswith("trainer.callbacks")}
+
+
+def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(settings, dict):
         if str(settings.get("class_path")).startswith("dydiff."):
             settings = {**settings, "init_args": _defaults(settings["class_path"]) | (settings.get("init_args") or {})}
         for key, value in settings.items():
-            yield from flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
+            yield from _flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
     else:
         is_file = isinstance(settings, (str, Path_fr)) and str(settings).endswith(_FILES)
         yield prefix, Path(str(settings)).name if is_file else settings

@@ -1,7 +1,9 @@
 """Tasks of environments that are not in the task table, from what Gymnasium knows of them."""
 
+import json
 import warnings
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -39,7 +41,7 @@ def task_of(
         UserError: Gymnasium cannot make the environment, or its spaces are not continuous vectors.
     """
     known = None if env_options else next((task for task in TASKS.values() if task.env_id == env_id), None)
-    task = known or _described(env_id, env_options or {})
+    task = known or _described(env_id, json.dumps(env_options or {}, sort_keys=True))
     given = {"score_min": score_min, "score_max": score_max, "terminated": terminated}
     chosen = {key: value for key, value in given.items() if value is not None}
     task = replace(task, mujoco2_contacts=mujoco2_contacts, **chosen)  # type: ignore[arg-type]
@@ -48,7 +50,9 @@ def task_of(
     return task
 
 
-def _described(env_id: str, options: dict[str, Any]) -> Task:
+@cache  # every source of a run asks
+def _described(env_id: str, options_json: str) -> Task:
+    options = json.loads(options_json)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dydiff.errors import UserError
-from dydiff.settings import flat, shaping
+from dydiff.settings import comparable
 
 SCORE, Q_MEAN = "eval/score", "train/q_mean"
 _NAMES_OF_DATA = (".dataset", ".path")
@@ -202,9 +202,8 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What runs of one label share: flat settings without the seed, and without what the labels tell already."""
     return {
         key: value
-        for key, value in flat(shaping(config))
+        for key, value in comparable(config).items()
         if key != "seed_everything"
-        and not key.startswith("trainer.callbacks")
         and not key.endswith("class_path")
         and not (key.startswith("data.source") and key.endswith(_NAMES_OF_DATA))
     }
