@@ -60,7 +60,7 @@ def updates(make: Callable[[Task], Agent], task: Task, peer: str | None, count: 
         optimizers = agent.configure_optimizers()
         assert isinstance(optimizers, list)
         agent.minimizers = [Minimizer(optimizer) for optimizer in optimizers]
-        update = agent.update if backend is None else compiled(agent.update, backend)
+        update = agent.update if backend is None else compiled(agent.update, agent.minimizers, backend)
 
         def run() -> None:
             for index in range(1, number + 1):

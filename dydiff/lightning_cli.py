@@ -6,7 +6,6 @@ pictures of runs), `analyze` (measures of synthetic data), `collect` (datasets m
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from dydiff.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
 from dydiff.agents.base import Agent, check_task
 from dydiff.checkpoints import WholeCheckpointIO, check_settings, check_weights, publish, read_checkpoint
 from dydiff.data.datamodules import OfflineDataModule
@@ -37,7 +37,6 @@ from dydiff.settings import class_of, make_absolute, plain
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
-COMPILE_FROM = 20_000
 NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 
 
@@ -224,21 +223,15 @@ class DyDiffCLI(LightningCLI):
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         if self.part is None:
-            self.model.compile_backend = "inductor" if self._compiles() else None
+            self._accelerate(self.model, self._config.compile)
         self.begin = time.perf_counter()
 
-    def _compiles(self) -> bool:
-        """Whether compiling pays back: it takes seconds to a minute, and saves a quarter of each update."""
-        if self._config.compile != "auto":
-            return self._config.compile
-        if (self.trainer.max_epochs or 0) * self._config.data.init_args.updates_per_epoch < COMPILE_FROM:
-            return False
-        on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        missing = on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
-        if self.trainer.world_size > 1 or missing:
-            rank_zero_info(f"The updates run uncompiled: {'no C++ compiler' if missing else 'several ranks'}.")
-            return False
-        return True
+    def _accelerate(self, agent: Agent, compiles: bool | str) -> None:
+        if compiles == "auto":
+            num_updates = (self.trainer.max_epochs or 0) * self._config.data.init_args.updates_per_epoch
+            compiles = pays_to_compile(self.trainer, num_updates)
+        agent.compile_backend = "inductor" if compiles else None
+        agent.overlap_evaluation |= pays_to_overlap_evaluation(self.trainer)
 
     def _logger(self) -> TensorBoardLogger:
         """TensorBoard in the part's folder, in that of the run that goes on, or in one that no other run has taken."""

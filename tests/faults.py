@@ -20,6 +20,7 @@ from tiny import QUIET, write_run
 
 import callbacks
 import dydiff.agents.base
+import dydiff.agents.evaluation
 import dydiff.agents.td3bc
 import dydiff.checkpoints
 import dydiff.lightning_cli
@@ -40,7 +41,7 @@ MOMENTS = {
     "between two stages": (dydiff.lightning_cli, "publish", "after"),
     "rollout": (dydiff.rollout.dydiff.DyDiff, "correct", "after"),
     "update chunk": (dydiff.agents.base.Agent, "training_step", "before"),
-    "evaluation": (dydiff.agents.base, "play_episodes", "after"),
+    "evaluation": (dydiff.agents.evaluation, "play_episodes", "after"),
     "checkpoint half written": (dydiff.checkpoints.torch, "save", "half"),
     "checkpoint written": (callbacks.LastCheckpoint, "on_train_epoch_end", "after"),
 }

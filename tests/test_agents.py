@@ -8,8 +8,10 @@ import pytest
 import torch
 from training import random_batches, train
 
+import dydiff.agents.base
 from dydiff.agents.cql import CQL
 from dydiff.agents.diffql import DiffQL
+from dydiff.agents.minimizer import compiled
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Transitions
 from dydiff.errors import UserError
@@ -213,9 +215,16 @@ def test_compiled_updates_equal_the_plain_ones(caplog):
     if shutil.which("g++") is None:
         pytest.skip("there is no C++ compiler")
     caplog.set_level("INFO")
-    compiled, plain = _trained("td3bc", "inductor"), _trained("td3bc", None)
+    fast, plain = _trained("td3bc", "inductor"), _trained("td3bc", None)
     assert "Compiled in" in caplog.text
-    _agree(*compiled, *plain)
+    _agree(*fast, *plain)
+
+
+def test_updates_that_are_recorded_and_replayed_equal_the_plain_ones(monkeypatch):
+    """What CUDA graphs need of the updates; here, without a GPU, nothing is recorded."""
+    monkeypatch.setattr(dydiff.agents.base, "compiled", lambda *args: compiled(*args[:3], cuda_graphs=True))
+    recorded, plain = _trained("td3bc", "aot_eager"), _trained("td3bc", None)
+    _agree(*recorded, *plain)
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(caplog):

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dydiff import ranks
+from dydiff.agents.evaluation import Evaluation
 from dydiff.agents.minimizer import Minimizer, compiled
 from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.episodes import Transitions
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import Task
-from dydiff.envs import make_env
-from dydiff.envs.play import NormalizedScore, play_episodes
+from dydiff.envs.play import NormalizedScore
 from dydiff.errors import UserError
 from dydiff.models.normalizer import Normalizer
 from dydiff.models.pretrained import check_finite
@@ -41,10 +40,13 @@ class Agent(SeededModule, ABC):
         minimizers: One for each optimizer of ``configure_optimizers``, in its order.
         compile_backend: torch.compile's backend for the updates, or ``None`` to run them as they are. Compiled and
             not, they agree up to rounding.
+        overlap_evaluation: Whether the training goes on while its evaluations' episodes are played on the CPU; a score
+            is then logged, at its own ``num_updates``, when the next evaluation begins or the training ends.
     """
 
     minimizers: list[Minimizer]
     compile_backend: str | None = None
+    overlap_evaluation: bool = False
 
     num_updates: Tensor
 
@@ -57,6 +59,8 @@ class Agent(SeededModule, ABC):
         self.normalizer = Normalizer(obs_dim)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.evaluation_seconds = 0.0
+        self._evaluation: Evaluation | None = None
+        self._evaluation_due = False
         self._update: Callable[..., dict[str, Tensor]] = self.update
 
     @abstractmethod
@@ -134,6 +138,10 @@ class Agent(SeededModule, ABC):
         optimizers = self.optimizers(use_pl_optimizer=False)
         self.minimizers = [Minimizer(each) for each in (optimizers if isinstance(optimizers, list) else [optimizers])]
         self._update = self.update if self.compile_backend is None else self._compiled_update
+        if self._evaluation_due:
+            for batch in self.data.val_dataloader():
+                self.validation_step(batch, 0)
+            self._evaluation_due = False
 
     def _compiled_update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
         """The first of the compiled updates; it says how long that takes, and does without where it cannot be done."""
@@ -147,7 +155,7 @@ class Agent(SeededModule, ABC):
             rank_zero_info("Compiling the update, once for this and some of the next ...")
             begin = time.perf_counter()
             try:
-                update = compiled(self.update, self.compile_backend)
+                update = compiled(self.update, self.minimizers, self.compile_backend, self.device.type == "cuda")
                 metrics = update(batch, **switches)
             except Exception as error:  # a compiler may fail in as many ways as it has parts
                 reason = str(error).strip().splitlines()[0]
@@ -190,20 +198,14 @@ class Agent(SeededModule, ABC):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Play the episodes whose seeds are in the batch."""
-        begin = time.perf_counter()
-        seeds = [int(seed) for seed in ranks.share(batch)]
-        if not seeds:
-            return
-        generator = torch.Generator(self.device).manual_seed(seeds[0])  # an evaluation leaves the training as it was
-        policy = self.policy(self.sample_eval_actions, generator)
-        episodes = play_episodes(policy, partial(make_env, self.data.task), seeds, self.device)
-        self.score.update(*(value.to(self.device) for value in episodes))
-        self.evaluation_seconds += time.perf_counter() - begin
+        self._evaluation = Evaluation(self, self.data.task, ranks.share(batch).tolist(), self._evaluates_beside)
+
+    def on_validation_epoch_start(self) -> None:
+        self.end_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        metrics = {f"eval/{name}": value for name, value in self.score.compute().items()}
-        self.log_metrics({**metrics, "seconds/evaluation": self.evaluation_seconds})
-        self.score.reset()
+        if not self._evaluates_beside:
+            self.log_metrics(self._scores())
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -211,8 +213,40 @@ class Agent(SeededModule, ABC):
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
 
+    def on_train_end(self) -> None:
+        self.end_evaluation()
+
+    @property
+    def _evaluates_beside(self) -> bool:
+        return self.overlap_evaluation and self.trainer.state.fn == "fit"
+
+    def end_evaluation(self) -> None:
+        """Log the scores of the episodes that are played beside the training, at the updates which they began with."""
+        if self._evaluation is None:
+            return
+        num_updates, scores = self._evaluation.num_updates, self._scores()
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scores.items()})
+        for logger in self.loggers:
+            logger.log_metrics(scores, num_updates)
+
+    def _scores(self) -> dict[str, float]:
+        assert self._evaluation is not None
+        self.score.update(*(value.to(self.device) for value in self._evaluation.episodes()))
+        self.evaluation_seconds += self._evaluation.seconds
+        self._evaluation = None
+        scores = {f"eval/{name}": float(value) for name, value in self.score.compute().items()}
+        self.score.reset()
+        return scores | {"seconds/evaluation": self.evaluation_seconds}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = self.data.task.name
+        if self._evaluation is not None and self._evaluation.num_updates == int(self.num_updates):
+            checkpoint["evaluation_due"] = True  # whoever goes on plays its episodes: with the weights saved here
+        else:
+            self.end_evaluation()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._evaluation_due = checkpoint.get("evaluation_due", False)
 
 
 @dataclass(frozen=True)

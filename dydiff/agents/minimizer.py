@@ -1,6 +1,7 @@
 """Gradient steps that run one by one or compiled into the whole update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -64,9 +65,31 @@ class Minimizer:
             parameter -= scale * mean / (square.sqrt() / root + self.eps)
 
 
-def compiled(update: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """``update`` as one graph, gradients and optimizer steps included; the same random numbers as without."""
+def compiled(
+    update: Callable[..., dict[str, Tensor]], minimizers: Sequence[Minimizer], backend: str, cuda_graphs: bool = False
+) -> Callable[..., dict[str, Tensor]]:
+    """``update`` as one graph, gradients and optimizer steps included; the same random numbers as without.
+
+    Args:
+        update: Returns scalars by name; it changes its networks and what its minimizers keep, in place.
+        minimizers: Those that it uses.
+        backend: torch.compile's.
+        cuda_graphs: Record the kernels, and launch them all at once ever after. Needs the backend inductor and a GPU;
+            anywhere else it changes nothing.
+    """
     torch.compiler.reset()  # what an earlier training of this process has compiled counts against a limit
     torch._dynamo.config.trace_autograd_ops = True
-    options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
-    return torch.compile(update, fullgraph=True, dynamic=False, backend=backend, options=options)
+    inductor = {"fallback_random": True, "triton.cudagraphs": cuda_graphs}
+    options: dict[str, Any] | None = inductor if backend == "inductor" else None
+    graph = torch.compile(update, fullgraph=True, dynamic=False, backend=backend, options=options)
+    if not cuda_graphs:
+        return graph
+    for minimizer in minimizers:
+        for tensor in chain.from_iterable(minimizer.state):
+            torch._dynamo.mark_static_address(tensor)  # a recorded kernel writes where it wrote; networks are so marked
+
+    def replay(batch: Any, **switches: bool) -> dict[str, Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # nobody looks at the last update's results any more:
+        return {name: value.clone() for name, value in graph(batch, **switches).items()}  # they are overwritten
+
+    return replay
