@@ -3,7 +3,8 @@
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,6 +25,11 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # an attempt inside jsonargparse, which expects its own exception
             super().error(message, ex)
         raise UserError(explain(message, self._keys())) from ex
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        if not self.exit_on_error and args is not None:  # jsonargparse hands null on as Python writes it
+            args = [f"{each.removesuffix('=None')}=null" if each.endswith("=None") else each for each in args]
+        return super().parse_args(args, *rest, **options)
 
     def _keys(self) -> list[str]:
         """All keys of this parser and its subcommands."""
