@@ -1,7 +1,7 @@
 """The agent's contract, and what all agents share: K updates a step, logging, evaluation."""
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +13,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dydiff import ranks
-from dydiff.agents.evaluation import Evaluation
+from dydiff.agents.evaluation import EvaluatedModule
 from dydiff.agents.minimizer import Minimizer, compiled
 from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.episodes import Transitions
-from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import Task
-from dydiff.envs.play import NormalizedScore
 from dydiff.errors import UserError
 from dydiff.models.normalizer import Normalizer
 from dydiff.models.pretrained import check_finite
-from dydiff.seeds import SeededModule, seed_of
+from dydiff.seeds import seed_of
 
 
-class Agent(SeededModule, ABC):
+class Agent(EvaluatedModule):
     """An offline reinforcement learning agent with manual optimization. A new one is a subclass in a file of its own.
 
     Args:
@@ -36,31 +34,20 @@ class Agent(SeededModule, ABC):
 
     Attributes:
         normalizer: Standardises states; fitted to the dataset before training.
-        num_updates: Gradient updates so far, an int64 scalar; the x-axis of every log.
         minimizers: One for each optimizer of ``configure_optimizers``, in its order.
         compile_backend: torch.compile's backend for the updates, or ``None`` to run them as they are. Compiled and
             not, they agree up to rounding.
-        overlap_evaluation: Whether the training goes on while its evaluations' episodes are played on the CPU; a score
-            is then logged, at its own ``num_updates``, when the next evaluation begins or the training ends.
     """
 
     minimizers: list[Minimizer]
     compile_backend: str | None = None
-    overlap_evaluation: bool = False
-
-    num_updates: Tensor
 
     def __init__(self, obs_dim: int, act_dim: int, sample_eval_actions: bool = False) -> None:
-        super().__init__()
+        super().__init__(sample_eval_actions)
         self.automatic_optimization = False
         self.obs_dim = obs_dim
         self.act_dim = act_dim
-        self.sample_eval_actions = sample_eval_actions
         self.normalizer = Normalizer(obs_dim)
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-        self.evaluation_seconds = 0.0
-        self._evaluation: Evaluation | None = None
-        self._evaluation_due = False
         self._update: Callable[..., dict[str, Tensor]] = self.update
 
     @abstractmethod
@@ -113,15 +100,10 @@ class Agent(SeededModule, ABC):
         """What rollouts and evaluations see of the agent."""
         return AgentPolicy(self, sample, generator)
 
-    @property
-    def data(self) -> MixedDataModule:
-        """The attached data module."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit":
             self.normalizer.fit_standard(self.data.episodes.transitions.obs)
-        self.score = NormalizedScore(self.data.task.score_min, self.data.task.score_max)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -135,13 +117,10 @@ class Agent(SeededModule, ABC):
         self.data.generator.manual_seed(seed_of(self.run_seed, self.current_epoch, 0))
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         optimizers = self.optimizers(use_pl_optimizer=False)
         self.minimizers = [Minimizer(each) for each in (optimizers if isinstance(optimizers, list) else [optimizers])]
         self._update = self.update if self.compile_backend is None else self._compiled_update
-        if self._evaluation_due:
-            for batch in self.data.val_dataloader():
-                self.validation_step(batch, 0)
-            self._evaluation_due = False
 
     def _compiled_update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
         """The first of the compiled updates; it says how long that takes, and does without where it cannot be done."""
@@ -186,67 +165,9 @@ class Agent(SeededModule, ABC):
         self.log_metrics(metrics)
         check_finite(metrics, f"after {int(self.num_updates):,} updates")
 
-    def log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Log scalars at ``num_updates`` on the x-axis (``step`` is the logger's reserved key for it)."""
-        self.log_dict({**metrics, "step": self.num_updates.float()}, batch_size=1)
-
-    def log_at_once(self, metrics: dict[str, float]) -> None:
-        """Log scalars from an epoch's hook, where Lightning would log them only after the epoch's checkpoint."""
-        self.log_dict(metrics, batch_size=1, logger=False)
-        for logger in self.loggers:
-            logger.log_metrics(metrics, int(self.num_updates))
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Play the episodes whose seeds are in the batch."""
-        self._evaluation = Evaluation(self, self.data.task, ranks.share(batch).tolist(), self._evaluates_beside)
-
-    def on_validation_epoch_start(self) -> None:
-        self.end_evaluation()
-
-    def on_validation_epoch_end(self) -> None:
-        if not self._evaluates_beside:
-            self.log_metrics(self._scores())
-
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
-
-    def on_train_end(self) -> None:
-        self.end_evaluation()
-
-    @property
-    def _evaluates_beside(self) -> bool:
-        return self.overlap_evaluation and self.trainer.state.fn == "fit"
-
-    def end_evaluation(self) -> None:
-        """Log the scores of the episodes that are played beside the training, at the updates which they began with."""
-        if self._evaluation is None:
-            return
-        num_updates, scores = self._evaluation.num_updates, self._scores()
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scores.items()})
-        for logger in self.loggers:
-            logger.log_metrics(scores, num_updates)
-
-    def _scores(self) -> dict[str, float]:
-        assert self._evaluation is not None
-        self.score.update(*(value.to(self.device) for value in self._evaluation.episodes()))
-        self.evaluation_seconds += self._evaluation.seconds
-        self._evaluation = None
-        scores = {f"eval/{name}": float(value) for name, value in self.score.compute().items()}
-        self.score.reset()
-        return scores | {"seconds/evaluation": self.evaluation_seconds}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["task"] = self.data.task.name
-        if self._evaluation is not None and self._evaluation.num_updates == int(self.num_updates):
-            checkpoint["evaluation_due"] = True  # whoever goes on plays its episodes: with the weights saved here
-        else:
-            self.end_evaluation()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._evaluation_due = checkpoint.get("evaluation_due", False)
 
 
 @dataclass(frozen=True)

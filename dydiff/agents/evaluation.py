@@ -1,47 +1,149 @@
-"""The episodes that score an agent, played while it waits or beside its training."""
+"""Scores by episodes in the environment, played while the training waits or beside it."""
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dydiff import ranks
+from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import Task
 from dydiff.envs import make_env
-from dydiff.envs.play import play_episodes
-
-if TYPE_CHECKING:
-    from dydiff.agents.base import Agent
+from dydiff.envs.play import NormalizedScore, Policy, play_episodes
+from dydiff.seeds import SeededModule
 
 
-class Evaluation:
-    """Episodes with the policy that the agent has now.
+class EvaluatedModule(SeededModule, ABC):
+    """A module whose policy plays the episodes that its data module names the seeds of; it logs over its updates.
 
     Args:
-        agent: The agent.
-        task: Where it plays.
-        seeds: Of the episodes; on several ranks, of this rank's share.
-        beside: Play them on the CPU with a copy of the agent, in a thread; otherwise at once, where the agent is.
+        sample_eval_actions: Play with sampled instead of deterministic actions.
 
     Attributes:
-        num_updates: Of the agent so far.
+        num_updates: Gradient updates so far, an int64 scalar; the x-axis of every log.
+        overlap_evaluation: Whether the training goes on while its evaluations' episodes are played on the CPU. Then a
+            score is logged, at its own ``num_updates``, when the next evaluation begins or the training ends.
+        evaluation_seconds: For which a training has waited so far.
+    """
+
+    overlap_evaluation: bool = False
+    num_updates: Tensor
+
+    def __init__(self, sample_eval_actions: bool) -> None:
+        super().__init__()
+        self.sample_eval_actions = sample_eval_actions
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.evaluation_seconds = 0.0
+        self._pending: _Evaluation | None = None
+        self._due = False
+
+    @abstractmethod
+    def policy(self, sample: bool, generator: torch.Generator | None = None) -> Policy:
+        """What plays: the module as it is, drawing its actions with ``generator`` if ``sample``."""
+
+    @property
+    def data(self) -> MixedDataModule:
+        """The attached data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        self.score = NormalizedScore(self.data.task.score_min, self.data.task.score_max)
+
+    def log_metrics(self, metrics: dict[str, Any]) -> None:
+        """Log scalars at ``num_updates`` on the x-axis (``step`` is the logger's reserved key for it)."""
+        self.log_dict({**metrics, "step": self.num_updates.float()}, batch_size=1)
+
+    def log_at_once(self, metrics: dict[str, float]) -> None:
+        """Log scalars from an epoch's hook, where Lightning would log them only after the epoch's checkpoint."""
+        self.log_dict(metrics, batch_size=1, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, int(self.num_updates))
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Play the episodes whose seeds are in the batch, ranks sharing them."""
+        self._pending = _Evaluation(self, ranks.share(batch).tolist(), self._beside)
+
+    def on_validation_epoch_start(self) -> None:
+        self.end_evaluation()
+
+    def on_validation_epoch_end(self) -> None:
+        if not self._beside:
+            self.log_metrics(self._scores())
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def on_train_start(self) -> None:
+        if self._due:
+            for batch in self.data.val_dataloader():
+                self.validation_step(batch, 0)
+        self._due = False
+
+    def on_train_end(self) -> None:
+        self.end_evaluation()
+
+    def end_evaluation(self) -> None:
+        """Log the scores of an evaluation beside the training, once its episodes have been played."""
+        if self._pending is None:
+            return
+        num_updates, scores = self._pending.num_updates, self._scores()
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scores.items()})
+        for logger in self.loggers:
+            logger.log_metrics(scores, num_updates)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._pending is not None and self._pending.num_updates == int(self.num_updates):
+            checkpoint["evaluation_due"] = True  # who goes on from here plays its episodes, with the same weights
+        else:
+            self.end_evaluation()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._due = checkpoint.get("evaluation_due", False)
+
+    @property
+    def _beside(self) -> bool:
+        return self.overlap_evaluation and self.trainer.state.fn == "fit"
+
+    def _scores(self) -> dict[str, float]:
+        assert self._pending is not None
+        self.score.update(*(value.to(self.device) for value in self._pending.episodes()))
+        self.evaluation_seconds += self._pending.seconds
+        self._pending = None
+        scores = {f"eval/{name}": float(value) for name, value in self.score.compute().items()}
+        self.score.reset()
+        return scores | {"seconds/evaluation": self.evaluation_seconds}
+
+
+class _Evaluation:
+    """Episodes with the policy that a module has now, their returns and lengths.
+
+    Args:
+        module: The module.
+        seeds: Of the episodes; there may be none.
+        beside: Play them with a copy of the module on the CPU, in a thread; otherwise at once, where the module is.
+
+    Attributes:
+        num_updates: Of the module so far.
         seconds: For which the training has waited.
     """
 
-    def __init__(self, agent: "Agent", task: Task, seeds: Sequence[int], beside: bool = False) -> None:
+    def __init__(self, module: EvaluatedModule, seeds: Sequence[int], beside: bool) -> None:
         begin = time.perf_counter()
-        self.num_updates = int(agent.num_updates)
+        self.num_updates = int(module.num_updates)
         self._played: Future[tuple[Tensor, Tensor]] = Future()
-        if not seeds:
-            self._played.set_result((torch.zeros(0), torch.zeros(0, dtype=torch.int64)))
-        elif beside:
-            self._played = ThreadPoolExecutor(1).submit(_play, _copy_on_cpu(agent), task, seeds)
+        if beside:
+            self._played = ThreadPoolExecutor(1).submit(_play, copy.deepcopy(module).cpu(), module.data.task, seeds)
         else:
-            self._played.set_result(_play(agent, task, seeds))
+            self._played.set_result(_play(module, module.data.task, seeds))
         self.seconds = time.perf_counter() - begin
 
     def episodes(self) -> tuple[Tensor, Tensor]:
@@ -52,11 +154,9 @@ class Evaluation:
         return episodes
 
 
-def _play(agent: "Agent", task: Task, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(agent.device).manual_seed(seeds[0])  # an evaluation leaves the training as it was
-    policy = agent.policy(agent.sample_eval_actions, generator)
-    return play_episodes(policy, partial(make_env, task), seeds, agent.device)
-
-
-def _copy_on_cpu(agent: "Agent") -> "Agent":
-    return copy.deepcopy(agent, {id(agent.minimizers): None}).cpu()  # who only acts needs no optimizers
+def _play(module: EvaluatedModule, task: Task, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    if not seeds:
+        return torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    generator = torch.Generator(module.device).manual_seed(seeds[0])  # an evaluation leaves the training as it was
+    policy = module.policy(module.sample_eval_actions, generator)
+    return play_episodes(policy, partial(make_env, task), seeds, module.device)
