@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dydiff.output import new_figure, save_figure
-from dydiff.report.runs import Run
+from dydiff.report.runs import BASE, Run
 from dydiff.report.scores import Grouped, matrix, rliable
 
 
@@ -77,7 +77,7 @@ def ablation_points(runs: Sequence[Run]) -> dict[tuple[str, str], dict[float, li
 
 
 def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
-    """Score at the end over each setting that varies by itself: seeds as dots, mean ± deviation as a line.
+    """Score at the end over each setting that varies by itself: seeds as dots, mean ± deviation as a line, Base dashed.
 
     Returns:
         Whether there was such a setting, and so a picture.
@@ -85,6 +85,7 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
     panels = ablation_points(runs)
     if not panels:
         return False
+    base = [run.end for run in runs if run.method == BASE]
     figure = new_figure(5.2 * len(panels), 4)
     for axes, ((method, key), points) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
@@ -94,6 +95,8 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
         axes.errorbar(values, mean, deviation, marker="o", capsize=3)
         for value in values:
             axes.plot([value] * len(points[value]), points[value], ".", color="grey", alpha=0.6)
+        if base:
+            axes.axhline(float(np.mean(base)), color="grey", linestyle="--")
         axes.set(title=method, xlabel=key)
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="normalised score at the end")

@@ -13,6 +13,7 @@ import yaml
 from dydiff.errors import UserError
 from dydiff.settings import comparable
 
+BASE = "Base"
 SCORE, Q_MEAN = "eval/score", "train/q_mean"
 _NAMES_OF_DATA = (".dataset", ".path")
 
@@ -189,7 +190,7 @@ def _planned(config: dict[str, Any]) -> int:
 def _method(rollout: dict[str, Any]) -> str:
     synthesizer = rollout.get("init_args", {}).get("synthesizer")
     if synthesizer is None:
-        return "Base"
+        return BASE
     filter = rollout["init_args"].get("filter")
     return _class_name(synthesizer) + (f"-{_class_name(filter)[0]}" if filter else "")
 

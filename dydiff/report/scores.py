@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from dydiff.errors import UserError
-from dydiff.report.runs import Run
+from dydiff.report.runs import BASE, Run
 
-BASE = "Base"
 Grouped = dict[str, dict[str, list[Run]]]
 """By label and dataset: the runs over seeds."""
 
