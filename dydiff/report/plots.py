@@ -20,7 +20,7 @@ def _colours(count: int) -> Sequence[str]:
 
 def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title: str) -> None:
     """Score over updates, a panel for each dataset: mean over seeds, and one standard deviation around it."""
-    figure, colours = new_figure(5.2 * len(datasets), 4), _colours(len(grouped))
+    figure, colours = new_figure(5.2 * len(datasets), 3.4 + 0.18 * len(grouped)), _colours(len(grouped))
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         for index, (label, runs) in enumerate(grouped.items()):
             if dataset not in runs:
@@ -30,11 +30,13 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title
                 [[dict(zip(run.steps, run.scores, strict=True))[s] for s in steps] for run in runs[dataset]]
             )
             mean, deviation = curves.mean(0), curves.std(0)
-            axes.plot(steps, mean, color=colours[index], label=f"{label} ({len(curves)} seeds)")
+            axes.plot(steps, mean, color=colours[index], label=f"{label} ({len(curves)})")
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colours[index], alpha=0.15, linewidth=0)
         axes.set(title=dataset, xlabel="updates", ylabel="normalised score")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="upper left")
+        axes.legend(
+            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), title="method (seeds)", title_fontsize=8
+        )
     figure.suptitle(title)
     save_figure(figure, path)
 
