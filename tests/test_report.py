@@ -247,6 +247,33 @@ def test_a_run_whose_last_epochs_are_not_evaluated_is_finished(tmp_path):
     assert read_runs([str(tmp_path)])[0].finished
 
 
+def test_a_report_can_be_made_again_without_the_logs(tmp_path, monkeypatch, capsys):
+    for value in (0, 1):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / f"runs/{value}-{seed}", (1 / 3, 0, 10 * value), "DyDiff-S", seed, num_corrections=value
+            )
+        write_run(tmp_path / f"runs/base{value}", (0, 0, 4), seed=value)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "runs", "--reps", "20", "--num_last", "2"]) == 0
+    made = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
+    assert b"num_corrections" in made["report.md"] and str(tmp_path).encode() not in made["runs.jsonl"]
+    (tmp_path / "runs").rename(tmp_path / "gone")
+    kept = tmp_path / "kept.jsonl"
+    (tmp_path / "report/runs.jsonl").rename(kept)
+    assert main(["report", str(kept), "--reps", "20", "--num_last", "2"]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == made
+    write_run(tmp_path / "more/base2", (0, 0, 4), seed=2)  # logs and kept ones together, none counted twice
+    assert [run.seed for run in read_runs([str(kept), "more", "more/base2", "gone"]) if run.method == "Base"] == [
+        0,
+        1,
+        2,
+    ]
+    kept.write_text(kept.read_text()[:-9])
+    assert main(["report", str(kept)]) == 2 and "kept.jsonl is not a file of logs" in capsys.readouterr().err
+    assert main(["report", "no.jsonl"]) == 2 and "no file no.jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scores", [None, (1.0,)])
 def test_nothing_to_report_is_one_line(tmp_path, capsys, scores):
     (tmp_path / "runs").mkdir()

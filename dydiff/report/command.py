@@ -8,6 +8,7 @@ from dydiff.errors import UserError
 from dydiff.files import replacing
 from dydiff.output import markdown_table, write_csv
 from dydiff.report import plots
+from dydiff.report.logs import SUFFIX, write_logs
 from dydiff.report.runs import Run, read_runs
 from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, repeated, spread
 
@@ -16,11 +17,12 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     """Tabulate and draw the scores of runs, from their TensorBoard or CSV logs.
 
     Writes `report.md` (the paper's tables with its numbers beside, aggregate scores with stratified bootstrap
-    intervals, cost), `scores.csv` (a line for each run) and pictures (learning curves, performance profiles,
-    ablations). Runs that have not reached their end are left out, by name.
+    intervals, cost), `scores.csv` (a line for each run), pictures (learning curves, performance profiles, ablations)
+    and `runs.jsonl`, which has all that was read of the logs: enough to make the report again when they are gone.
+    Runs that have not reached their end are left out, by name.
 
     Args:
-        runs: Folders of runs; all runs below them count.
+        runs: Folders of runs, of which all runs below them count, and `runs.jsonl` files of earlier reports.
         out: Folder to write.
         num_last: Evaluations at the end of a run whose mean is its score in aggregates and ablations.
         reps: Bootstrap samples.
@@ -32,12 +34,14 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     finished = [run for run in found if run.finished]
     for run in found:
         if not run.finished:
-            print(f"Left out, as it is at update {run.steps[-1]:,} of {run.planned:,}: {run.folder}")
+            print(f"Left out, as it is at update {run.steps[-1]:,} of {run.planned:,}: {run.log.folder}")
     if not finished:
         raise UserError("None of the runs is finished.")
     fewest = min(finished, key=lambda run: len(run.scores))
     if not 1 <= num_last <= len(fewest.scores):
-        raise UserError(f"num_last is {num_last}; give 1 to {len(fewest.scores)}, the evaluations of {fewest.folder}.")
+        raise UserError(
+            f"num_last is {num_last}; give 1 to {len(fewest.scores)}, the evaluations of {fewest.log.folder}."
+        )
     folder = Path(out)
     lines = []
     for agent in sorted({run.agent for run in finished}):
@@ -45,7 +49,8 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     with replacing(folder / "report.md") as part:
         part.write_text("\n".join(lines))
     _write_scores(finished, folder / "scores.csv")
-    print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv and pictures")
+    write_logs([run.log for run in finished], folder / f"runs{SUFFIX}")
+    print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv, pictures and runs{SUFFIX}")
 
 
 def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps: int) -> list[str]:
@@ -74,14 +79,14 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
         picture = f"{name}_{dataset}_ablation.png"
         if plots.ablations([run for run in runs if run.dataset == dataset], folder / picture, f"{agent}, {dataset}"):
             lines += [f"![Ablation on {dataset}]({picture})\n"]
-    if all(run.q_mean is not None for run in runs):
+    if all(run.log.q_mean is not None for run in runs):
         lines += [
             "Mean Q value of the last minibatches, synthetic ones included; far above the others, it feeds on errors:\n"
         ]
-        lines += _table(grouped, datasets, lambda run: run.q_mean or 0.0)
-    if all(run.minutes is not None for run in runs):
+        lines += _table(grouped, datasets, lambda run: run.log.q_mean or 0.0)
+    if all(run.log.minutes is not None for run in runs):
         lines += ["Minutes of a run, from the first record to the last:\n"]
-        lines += _table(grouped, datasets, lambda run: run.minutes or 0.0)
+        lines += _table(grouped, datasets, lambda run: run.log.minutes or 0.0)
     return lines
 
 
@@ -143,6 +148,6 @@ def _write_scores(runs: Sequence[Run], path: Path) -> None:
     rows = []
     for run in runs:
         setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
-        figures = run.last, run.end, run.best, run.minutes
+        figures = run.last, run.end, run.best, run.log.minutes
         rows.append([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])
     write_csv(path, header, rows)

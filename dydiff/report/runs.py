@@ -1,20 +1,15 @@
-"""What the log folders of runs say: what was trained on what, with which settings, and its scores."""
+"""What logs say of agents' runs: which method on what data, with which settings, and its scores."""
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
-from dydiff.errors import UserError
+from dydiff.report.logs import Log, read_logs
 from dydiff.settings import comparable
 
 BASE = "Base"
-SCORE, Q_MEAN = "eval/score", "train/q_mean"
 _NAMES_OF_DATA = (".dataset", ".path")
 
 
@@ -23,41 +18,47 @@ class Run:
     """One training of an agent.
 
     Attributes:
-        folder: Its logs.
-        dataset: Name of its dataset.
+        log: Its log.
         agent: Class name of its agent.
         method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
             ``DyDiff-S``.
+        planned: Updates that it was to make until its last evaluation.
+        settings: All its settings, flat.
         setting: The settings that some runs of its agent and method differ in on one dataset.
         unusual: Those of them that a run is called by: not those that have the value of most of the agent's runs.
-        seed: Its seed.
-        steps: Updates at each evaluation.
-        scores: Normalised score at each evaluation.
-        planned: Updates that it was to make until its last evaluation.
-        q_mean: Mean Q value of the last minibatches on record; ``None`` where the log has none.
-        minutes: From its first record to its last; ``None`` where the log has no times.
-        settings: All its settings, flat.
         num_last: Evaluations that the score at the end is the mean of.
     """
 
-    folder: Path
-    dataset: str
+    log: Log
     agent: str
     method: str
+    planned: int
+    settings: dict[str, Any]
     setting: dict[str, Any]
     unusual: frozenset[str]
-    seed: int
-    steps: tuple[int, ...]
-    scores: tuple[float, ...]
-    planned: int
-    q_mean: float | None
-    minutes: float | None
-    settings: dict[str, Any]
     num_last: int = 1
 
     @property
+    def dataset(self) -> str:
+        return self.log.dataset
+
+    @property
+    def seed(self) -> int:
+        return int(self.log.config["seed_everything"])
+
+    @property
+    def steps(self) -> list[int]:
+        """Updates at each evaluation."""
+        return [step for step, _ in self.log.scores]
+
+    @property
+    def scores(self) -> list[float]:
+        """Normalised score at each evaluation."""
+        return [score for _, score in self.log.scores]
+
+    @property
     def finished(self) -> bool:
-        return bool(self.steps) and self.steps[-1] >= self.planned
+        return self.steps[-1] >= self.planned
 
     @property
     def last(self) -> float:
@@ -81,21 +82,18 @@ class Run:
 
 
 def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
-    """All agents' runs in some folders, with what sets them apart.
+    """All agents' runs in some places, with what sets them apart.
 
     Of several runs of the same settings and seed, the longest counts.
 
     Args:
-        paths: The folders.
+        paths: Folders of runs, and files of logs.
         num_last: Evaluations that the score at the end is the mean of.
 
     Raises:
-        UserError: No run there.
+        UserError: No run there, or one that cannot be read.
     """
-    configs = sorted({config for path in paths for config in Path(path).rglob("config.yaml")})
-    runs = [run for config in configs if (run := _read(config.parent)) is not None]
-    if not runs:
-        raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores beside it.")
+    runs = [_run(log) for log in read_logs(paths)]
     groups: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         groups[run.agent, run.method][run.dataset].append(run)
@@ -145,40 +143,11 @@ def _short(keys: Iterable[str]) -> dict[str, str]:
     return named
 
 
-def _read(folder: Path) -> Run | None:
-    """The run of a log folder; ``None`` where it is not that of an agent, or has no score yet."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        ours = isinstance(config, dict) and "updates_per_epoch" in config["data"]["init_args"]
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{folder / 'config.yaml'} is broken: remove its folder, or name others.") from None
-    except (KeyError, TypeError):
-        return None
-    if not ours:
-        return None
-    curves, minutes = _curves(folder)
-    if not curves.get(SCORE):
-        return None
-    steps, scores = zip(*curves[SCORE], strict=True)
-    q_values = curves.get(Q_MEAN)
-    if not (folder / "hparams.yaml").is_file():
-        raise UserError(f"{folder} has scores, but no hparams.yaml that names the dataset: remove it, or name others.")
-    facts = yaml.safe_load((folder / "hparams.yaml").read_text())
-    return Run(
-        folder,
-        str(facts["dataset"]),
-        _class_name(config["model"]),
-        _method(config["rollout"]),
-        {},
-        frozenset(),
-        int(config["seed_everything"]),
-        steps,
-        scores,
-        _planned(config),
-        q_values[-1][1] if q_values else None,
-        minutes,
-        _settings(config),
-    )
+def _run(log: Log) -> Run:
+    """The run of a log, before it is set apart from others."""
+    config = log.config
+    agent, method = _class_name(config["model"]), _method(config["rollout"])
+    return Run(log, agent, method, _planned(config), _settings(config), {}, frozenset())
 
 
 def _planned(config: dict[str, Any]) -> int:
@@ -208,24 +177,3 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
         and not key.endswith("class_path")
         and not (key.startswith("data.source") and key.endswith(_NAMES_OF_DATA))
     }
-
-
-def _curves(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], float | None]:
-    """Steps and values of scores and Q values, and minutes, from TensorBoard's records or from ``metrics.csv``."""
-    table = folder / "metrics.csv"
-    if table.is_file():
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        curves = {tag: [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)] for tag in (SCORE, Q_MEAN)}
-        return curves, None
-    if not any(folder.glob("events.out.tfevents.*")):
-        return {}, None
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
-    tags = reader.Tags()["scalars"]
-    curves = {
-        tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in tags if tag in (SCORE, Q_MEAN)
-    }
-    times = [reader.Scalars(tag)[end].wall_time for tag in tags for end in (0, -1)]
-    return curves, (max(times) - min(times)) / 60 if times else None

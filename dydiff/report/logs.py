@@ -1,0 +1,117 @@
+"""The logs of agents' runs: read from their folders, and kept in one file that a report can be made from again."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dydiff.errors import UserError
+from dydiff.files import replacing
+from dydiff.settings import shaping
+
+SUFFIX = ".jsonl"
+_SCORE, _Q_MEAN = "eval/score", "train/q_mean"
+_Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a report takes from the logs of one run.
+
+    Attributes:
+        folder: The logs' folder.
+        dataset: Name of the run's dataset.
+        config: Its settings, nested as in its config.yaml.
+        scores: Updates and normalised score at each evaluation.
+        q_mean: Mean Q value of the last minibatches on record; ``None`` where there is none.
+        minutes: From the first record to the last; ``None`` where they have no times.
+    """
+
+    folder: str
+    dataset: str
+    config: dict[str, Any]
+    scores: _Curve
+    q_mean: float | None
+    minutes: float | None
+
+
+def read_logs(paths: Sequence[str]) -> list[Log]:
+    """All agents' logs below some folders, and in files that ``write_logs`` wrote.
+
+    Raises:
+        UserError: There is none, or one cannot be read.
+    """
+    files, folders = (
+        [path for path in paths if path.endswith(SUFFIX)],
+        [path for path in paths if not path.endswith(SUFFIX)],
+    )
+    logs = [log for path in dict.fromkeys(files) for log in _read_file(Path(path))]
+    configs = sorted({config for path in folders for config in Path(path).rglob("config.yaml")})
+    logs += [log for config in configs if (log := _read_folder(config.parent))]
+    if not logs:
+        raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores beside it.")
+    return logs
+
+
+def write_logs(logs: Sequence[Log], path: Path) -> None:
+    """Logs in one file, a line of JSON each; files below the working directory are told from there."""
+    with replacing(path) as part:
+        lines = [json.dumps(asdict(log)).replace(f"{Path.cwd()}/", "") for log in logs]
+        part.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _read_file(path: Path) -> list[Log]:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    try:
+        return [Log(**json.loads(line)) for line in path.read_text().splitlines()]
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is not a file of logs as a report writes it: name others.") from None
+
+
+def _read_folder(folder: Path) -> Log | None:
+    """The log in a folder; ``None`` where it is not that of an agent, or has no score yet."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        ours = isinstance(config, dict) and "updates_per_epoch" in config["data"]["init_args"]
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{folder / 'config.yaml'} is broken: remove its folder, or name others.") from None
+    except (KeyError, TypeError):
+        return None
+    if not ours:
+        return None
+    curves, minutes = _curves(folder)
+    if not curves.get(_SCORE):
+        return None
+    if not (folder / "hparams.yaml").is_file():
+        raise UserError(f"{folder} has scores, but no hparams.yaml that names the dataset: remove it, or name others.")
+    dataset = str(yaml.safe_load((folder / "hparams.yaml").read_text())["dataset"])
+    q_values = curves.get(_Q_MEAN)
+    return Log(str(folder), dataset, shaping(config), curves[_SCORE], q_values[-1][1] if q_values else None, minutes)
+
+
+def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
+    """Steps and values of scores and Q values, and minutes, from TensorBoard's records or from ``metrics.csv``."""
+    table = folder / "metrics.csv"
+    if table.is_file():
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        curves = {
+            tag: [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)] for tag in (_SCORE, _Q_MEAN)
+        }
+        return curves, None
+    if not any(folder.glob("events.out.tfevents.*")):
+        return {}, None
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+    tags = reader.Tags()["scalars"]
+    curves = {
+        tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in tags if tag in (_SCORE, _Q_MEAN)
+    }
+    times = [reader.Scalars(tag)[end].wall_time for tag in tags for end in (0, -1)]
+    return curves, (max(times) - min(times)) / 60 if times else None
