@@ -41,6 +41,15 @@ def test_the_terminal_is_thresholded_and_actions_are_clipped():
     assert made.terminal.tolist() == [False, True, True] and made.act[:, 0].tolist() == [1, -1, 0.5]
 
 
+def test_the_terminal_is_the_models_or_the_rules():
+    model = TransitionDiffusion(1, 1, width=8, num_layers=1)
+    rows = torch.tensor([[0.0, 0, 0, 2.0, 0.4], [0, 0, 0, 0.5, 0.6]])
+    for terminals, expected in (("modelled", [False, True]), ("rule", [True, False])):
+        synthesizer = SynthER(model, lambda *_: rows, terminals)
+        synthesizer.terminated = lambda obs, act, next_obs: next_obs[..., 0] > 1
+        assert synthesizer.synthesize(None, torch.zeros(2, 1))[0].terminal[:, 0].tolist() == expected
+
+
 def test_it_learns_the_joint_distribution():
     """After a short training: marginals, the dynamics and the end's share of a world that is known."""
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """SynthER (Lu et al. 2023): upsample the dataset with a diffusion model over transitions. The policy plays no part."""
 
+from typing import Literal
+
 import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
@@ -17,17 +19,29 @@ class SynthER(Synthesizer):
     Args:
         diffusion: Transition diffusion, or the config that trains it.
         sampler: How it is sampled; ``null`` takes SynthER's: 128 steps, churn 80 between 0.05 and 50.
+        terminals: Which transitions end their episode: as the diffusion made them (``modelled``, SynthER's), which
+            misses most of the ends where they are rare, or by the task's termination ``rule``, which the other
+            synthesizers go by.
     """
 
     rollout_length = 1
 
-    def __init__(self, diffusion: TransitionDiffusion | Path_fr, sampler: EDMSampler | None = None) -> None:
+    def __init__(
+        self,
+        diffusion: TransitionDiffusion | Path_fr,
+        sampler: EDMSampler | None = None,
+        terminals: Literal["modelled", "rule"] = "modelled",
+    ) -> None:
         super().__init__()
         self.diffusion = module_of(diffusion)
         self.sampler = sampler or EDMSampler(num_steps=128, s_churn=80.0, s_min=0.05, s_max=50.0, s_noise=1.003)
+        self.terminals = terminals
 
     @torch.no_grad()
     def synthesize(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        return Trajectories.single_steps(self.diffusion.sample(len(start_obs), self.sampler, generator)), {}
+        made = self.diffusion.sample(len(start_obs), self.sampler, generator)
+        if self.terminals == "rule":
+            made = made._replace(terminal=self.terminated(made.obs, made.act, made.next_obs))
+        return Trajectories.single_steps(made), {}
