@@ -248,12 +248,12 @@ def test_a_run_whose_last_epochs_are_not_evaluated_is_finished(tmp_path):
 
 
 def test_a_report_can_be_made_again_without_the_logs(tmp_path, monkeypatch, capsys):
-    for value in (0, 1):
-        for seed in (0, 1):
-            write_run(
-                tmp_path / f"runs/{value}-{seed}", (1 / 3, 0, 10 * value), "DyDiff-S", seed, num_corrections=value
-            )
-        write_run(tmp_path / f"runs/base{value}", (0, 0, 4), seed=value)
+    """To the byte, bootstrap intervals included."""
+    for seed in (0, 1, 2):
+        for value in (0, 1):
+            scores = (1 / 3, seed, 10 * value + seed**2)
+            write_run(tmp_path / f"runs/{value}-{seed}", scores, "DyDiff-S", seed, num_corrections=value)
+        write_run(tmp_path / f"runs/base{seed}", (0, 0, 4 + 3 * seed**2), seed=seed)
     monkeypatch.chdir(tmp_path)
     assert main(["report", "runs", "--reps", "20", "--num_last", "2"]) == 0
     made = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
@@ -263,12 +263,9 @@ def test_a_report_can_be_made_again_without_the_logs(tmp_path, monkeypatch, caps
     (tmp_path / "report/runs.jsonl").rename(kept)
     assert main(["report", str(kept), "--reps", "20", "--num_last", "2"]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == made
-    write_run(tmp_path / "more/base2", (0, 0, 4), seed=2)  # logs and kept ones together, none counted twice
-    assert [run.seed for run in read_runs([str(kept), "more", "more/base2", "gone"]) if run.method == "Base"] == [
-        0,
-        1,
-        2,
-    ]
+    write_run(tmp_path / "more/base3", (0, 0, 4), seed=3)  # logs and kept ones together, none counted twice
+    runs = read_runs([str(kept), "more", "more/base3", "gone"])
+    assert [run.seed for run in runs if run.method == "Base"] == [0, 1, 2, 3]
     kept.write_text(kept.read_text()[:-9])
     assert main(["report", str(kept)]) == 2 and "kept.jsonl is not a file of logs" in capsys.readouterr().err
     assert main(["report", "no.jsonl"]) == 2 and "no file no.jsonl" in capsys.readouterr().err

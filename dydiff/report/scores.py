@@ -2,7 +2,7 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -82,9 +82,8 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
     scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
     names = ("IQM", "mean", "optimality gap")
     functions = (metrics.aggregate_iqm, metrics.aggregate_mean, metrics.aggregate_optimality_gap)
-    state = np.random.RandomState(0)
-    points, intervals = rly.get_interval_estimates(
-        scores, lambda x: np.array([function(x) for function in functions]), reps=reps, random_state=state
+    points, intervals = _seeded(
+        rly.get_interval_estimates, scores, lambda x: np.array([function(x) for function in functions]), reps=reps
     )
     figures: dict[str, dict[str, tuple[float, ...]]] = {
         label: {
@@ -95,11 +94,20 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
     for label in scores:
         if label == BASE or BASE not in scores:
             continue
-        point, interval = rly.get_interval_estimates(
-            {label: (scores[label], scores[BASE])}, metrics.probability_of_improvement, reps=reps, random_state=state
-        )
+        pair = {label: (scores[label], scores[BASE])}
+        point, interval = _seeded(rly.get_interval_estimates, pair, metrics.probability_of_improvement, reps=reps)
         figures[label]["P(> Base)"] = (float(point[label]), *map(float, interval[label][:, 0]))
     return figures
+
+
+def _seeded(estimate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """An estimate that is the same whenever it is made: rliable draws its samples by NumPy's global random state."""
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        return estimate(*args, random_state=np.random.RandomState(0), **kwargs)
+    finally:
+        np.random.set_state(before)
 
 
 def rliable() -> tuple[Any, Any]:
