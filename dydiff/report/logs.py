@@ -45,12 +45,9 @@ def read_logs(paths: Sequence[str]) -> list[Log]:
     Raises:
         UserError: There is none, or one cannot be read.
     """
-    files, folders = (
-        [path for path in paths if path.endswith(SUFFIX)],
-        [path for path in paths if not path.endswith(SUFFIX)],
-    )
-    logs = [log for path in dict.fromkeys(files) for log in _read_file(Path(path))]
-    configs = sorted({config for path in folders for config in Path(path).rglob("config.yaml")})
+    is_file = {Path(path): path.endswith(SUFFIX) for path in paths}
+    logs = [log for path, kept in is_file.items() if kept for log in _read_file(path)]
+    configs = sorted({config for path, kept in is_file.items() if not kept for config in path.rglob("config.yaml")})
     logs += [log for config in configs if (log := _read_folder(config.parent))]
     if not logs:
         raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores beside it.")

@@ -7,7 +7,7 @@ import numpy as np
 
 from dydiff.output import new_figure, save_figure
 from dydiff.report.runs import BASE, Run
-from dydiff.report.scores import Grouped, matrix, rliable
+from dydiff.report.scores import Grouped, matrix, rliable, seeded
 
 
 def _colours(count: int) -> Sequence[str]:
@@ -47,7 +47,7 @@ def performance_profiles(grouped: Grouped, datasets: Sequence[str], path: Path, 
     scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
     highest = max(1.0, *(float(values.max()) for values in scores.values()))
     levels = np.linspace(0, highest, 81)
-    profiles, bands = library.create_performance_profile(scores, levels, reps=1000)
+    profiles, bands = seeded(library.create_performance_profile, scores, levels, reps=1000)
     figure = new_figure(6, 4)
     axes = figure.subplots()
     for label, colour in zip(scores, _colours(len(scores)), strict=True):

@@ -82,7 +82,7 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
     scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
     names = ("IQM", "mean", "optimality gap")
     functions = (metrics.aggregate_iqm, metrics.aggregate_mean, metrics.aggregate_optimality_gap)
-    points, intervals = _seeded(
+    points, intervals = seeded(
         rly.get_interval_estimates, scores, lambda x: np.array([function(x) for function in functions]), reps=reps
     )
     figures: dict[str, dict[str, tuple[float, ...]]] = {
@@ -95,17 +95,17 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
         if label == BASE or BASE not in scores:
             continue
         pair = {label: (scores[label], scores[BASE])}
-        point, interval = _seeded(rly.get_interval_estimates, pair, metrics.probability_of_improvement, reps=reps)
+        point, interval = seeded(rly.get_interval_estimates, pair, metrics.probability_of_improvement, reps=reps)
         figures[label]["P(> Base)"] = (float(point[label]), *map(float, interval[label][:, 0]))
     return figures
 
 
-def _seeded(estimate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def seeded(estimate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """An estimate that is the same whenever it is made: rliable draws its samples by NumPy's global random state."""
     before = np.random.get_state()
     np.random.seed(0)
     try:
-        return estimate(*args, random_state=np.random.RandomState(0), **kwargs)
+        return estimate(*args, **kwargs)
     finally:
         np.random.set_state(before)
 
