@@ -97,9 +97,11 @@ class SyntheticRollout(L.Callback):
             finite = made.at(made.finite)  # one NaN in the buffer would end the training
             num_finite += len(finite.reward)
             excess = self.range_excess(finite)
-            usable = finite if self.max_range_excess is None else finite.at(excess <= self.max_range_excess)
+            within = excess <= (float("inf") if self.max_range_excess is None else self.max_range_excess)
+            usable = finite.at(within)
             num_usable += len(usable.reward)
-            _collect(figures, chunk_figures | _describe(usable) | {"range_excess": excess})
+            of_usable = {name: values[made.finite][within] for name, values in chunk_figures.items()}
+            _collect(figures, of_usable | _describe(usable) | {"range_excess": excess})
             if self.filter is not None:
                 waiting.append(usable)
                 continue

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import pkgutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +11,13 @@ from importlib import import_module
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dydiff import ranks
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError, did_you_mean
-from dydiff.lightning_cli import NO_ROLLOUT, AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
+from dydiff.lightning_cli import AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
 from dydiff.parser import Parser, user_error
 from dydiff.pretraining import Parts, make_source
 from dydiff.report.command import report
@@ -175,16 +177,6 @@ def _act_dim(source: EpisodeSource) -> int:
     return source.task.act_dim
 
 
-def _replacing_rollout(args: Sequence[str]) -> list[str]:
-    """Let ``--rollout`` replace the config's rollout whole: settings of another kind of data must not leak into it."""
-    expanded: list[str] = []
-    for argument in args:
-        if argument == "--rollout" or argument.startswith("--rollout="):
-            expanded += ["--rollout", NO_ROLLOUT["class_path"]]
-        expanded.append(argument)
-    return expanded
-
-
 def _quieten() -> None:
     """Drop what Lightning and torch say that no user of a run can act on."""
     for message in (
@@ -210,11 +202,12 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; ``None`` takes the process's own.
 
     Returns:
-        The exit code: 0, 2 where the user can mend what is wrong, or 1 where another process of a training has died.
+        The exit code: 0; 2 where the user can mend what is wrong; 1 where another process of a training has died; 143
+        where this one was asked to end (SIGTERM).
     """
     _quieten()
     try:
-        arguments = _replacing_rollout(sys.argv[1:] if args is None else args)
+        arguments = sys.argv[1:] if args is None else list(args)
         if arguments and arguments[0] in COMMANDS:
             _run_command(arguments[0], arguments[1:])
         elif arguments and arguments[0] in OTHERS:
@@ -227,6 +220,9 @@ def main(args: Sequence[str] | None = None) -> int:
             DyDiffCLI(arguments)
     except AlreadyTrained as nothing_to_do:
         show_line(str(nothing_to_do))
+    except SIGTERMException:  # Lightning's, which without a code would pass for success
+        print("error: Asked to end (SIGTERM). Go on with --ckpt_path last.", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except Exception as error:
         if ranks.is_loss_of_peer(error):
             print(

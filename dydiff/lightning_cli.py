@@ -37,7 +37,7 @@ from dydiff.settings import class_of, make_absolute, plain
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
-NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
+_NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 
 
 class AlreadyTrained(Exception):
@@ -78,7 +78,7 @@ class DyDiffCLI(LightningCLI):
             },
             parser_kwargs={"prog": "python -m dydiff", "description": __doc__},
             auto_configure_optimizers=False,
-            args=list(args),
+            args=_replacing_rollout(args),
         )
 
     def _set_seed(self) -> None:
@@ -123,7 +123,7 @@ class DyDiffCLI(LightningCLI):
         parser.add_subclass_arguments(
             L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
         )
-        parser.set_defaults({"rollout": NO_ROLLOUT})
+        parser.set_defaults({"rollout": _NO_ROLLOUT})
         parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
         parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
         parser.add_instantiator(self._make_synthesizer, Synthesizer)
@@ -161,7 +161,7 @@ class DyDiffCLI(LightningCLI):
             check_task(self.checkpoint, self.source.task)
         if self.subcommand != "fit":
             self.save_config_callback = None  # there is no log folder: it would write into the working directory
-            config.rollout = Namespace(NO_ROLLOUT)
+            config.rollout = Namespace(_NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return
         if config.trainer.logger is False:
@@ -312,6 +312,16 @@ def train_part(args: Sequence[str]) -> None:
     """Run the ``fit`` command of a part, unless another run has trained it meanwhile."""
     with suppress(AlreadyTrained):
         DyDiffCLI(args)
+
+
+def _replacing_rollout(args: Sequence[str]) -> list[str]:
+    """Let ``--rollout`` replace the config's rollout whole: settings of another kind of data must not leak into it."""
+    expanded: list[str] = []
+    for argument in args:
+        if argument == "--rollout" or argument.startswith("--rollout="):
+            expanded += ["--rollout", _NO_ROLLOUT["class_path"]]
+        expanded.append(argument)
+    return expanded
 
 
 def _text(value: Any) -> str:

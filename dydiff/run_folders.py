@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from dydiff.errors import UserError
-from dydiff.settings import comparable
+from dydiff.settings import comparable, difference
 
 _DURATIONS = {f"trainer.{end}_{unit}" for end in ("min", "max") for unit in ("epochs", "steps")} | {"trainer.max_time"}
 
@@ -58,8 +58,4 @@ def _difference(folder: Path, settings: Any) -> str | None:
         config = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise UserError(f"{folder / 'config.yaml'} is missing or broken: name the checkpoint to go on from.") from None
-    made_with, says = comparable(config), comparable(settings)
-    for key in made_with:
-        if key in says and key not in _DURATIONS and str(made_with[key]) != str(says[key]):
-            return f"{key} {made_with[key]}, this command says {says[key]}"
-    return None
+    return difference(comparable(config), comparable(settings), but=_DURATIONS)

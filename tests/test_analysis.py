@@ -113,6 +113,18 @@ def test_outcomes_are_counted_and_kept_by_what_was_made():
     assert same.found == 1 and same.false_alarms == 0 and same.correlation == pytest.approx(1)
 
 
+def test_the_error_of_the_value_bias_is_over_rollouts(episodes):
+    """Transitions of a rollout that err together are no more evidence than one of them."""
+    obs, act, _ = real_rollout(HOPPER, episodes.transitions.obs[:20], lambda obs: torch.zeros(len(obs), 3), LENGTH)
+    errors = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    next_obs = obs[:, 1:].clone()
+    next_obs[..., 0] += errors[:, None]
+    made = Trajectories.cut(obs, act, torch.zeros(20, LENGTH), torch.zeros(20, LENGTH).bool(), next_obs)
+    mean, error = value_bias(made, HOPPER, lambda states: states[:, 0], 20 * LENGTH)
+    assert mean == pytest.approx(float(errors.mean()), abs=1e-5)
+    assert error == pytest.approx(float(errors.std(correction=0)) / 20**0.5, rel=1e-4)
+
+
 @pytest.mark.parametrize("error", [0.0, 0.25, -0.5])
 def test_value_bias_is_what_made_next_states_are_worth_beyond_the_real_ones(episodes, error):
     """Valued by the height alone, an error of the height is the bias; falls are worth nothing, made or real."""

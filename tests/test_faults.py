@@ -16,6 +16,7 @@ from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
 from dydiff.errors import UserError
 from dydiff.rollout.autoregressive import Autoregressive
+from dydiff.rollout.dydiff import DyDiff
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,16 @@ def spoil(monkeypatch, change):
 
 def test_trajectories_that_are_not_finite_never_enter_the_buffer(place, monkeypatch):
     spoil(monkeypatch, lambda obs: obs * float("nan"))
+    real = DyDiff.synthesize
+
+    def synthesize(self, *args):
+        made, figures = real(self, *args)
+        return made, {name: torch.where(made.finite, 3.0, float("nan")) for name in figures}
+
+    monkeypatch.setattr(DyDiff, "synthesize", synthesize)
     assert fit("--trainer.max_epochs=1") == 0
     assert metrics()["rollout/non_finite"] == {0: 13}  # of chunks of 10, 10 and 5
+    assert metrics()["rollout/state_change_1"] == {0: 3.0}  # of those that are kept
     buffer = faults.outcome(Path("."))["MixedDataModule"]["synthetic"]
     assert all(value.isfinite().all() for key, value in buffer.items() if key != "next")
 

@@ -9,7 +9,7 @@ from tiny import QUIET
 
 from dydiff.cli import main
 from dydiff.report.plots import ablation_points
-from dydiff.report.runs import read_runs
+from dydiff.report.runs import longest, read_runs
 from dydiff.report.scores import by_label, paper_scores
 
 STEPS = (100, 200, 300)
@@ -264,11 +264,33 @@ def test_a_report_can_be_made_again_without_the_logs(tmp_path, monkeypatch, caps
     assert main(["report", str(kept), "--reps", "20", "--num_last", "2"]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == made
     write_run(tmp_path / "more/base3", (0, 0, 4), seed=3)  # logs and kept ones together, none counted twice
-    runs = read_runs([str(kept), "more", "more/base3", "gone"])
+    runs = longest(read_runs([str(kept), "more", "more/base3", "gone"]))
     assert [run.seed for run in runs if run.method == "Base"] == [0, 1, 2, 3]
     kept.write_text(kept.read_text()[:-9])
     assert main(["report", str(kept)]) == 2 and "kept.jsonl is not a file of logs" in capsys.readouterr().err
-    assert main(["report", "no.jsonl"]) == 2 and "no file no.jsonl" in capsys.readouterr().err
+    for nowhere in ("no.jsonl", "rusn"):
+        assert main(["report", "more", nowhere]) == 2 and f"There is no {nowhere}." in capsys.readouterr().err
+
+
+def test_a_run_that_another_stands_for_is_told(tmp_path, report, capsys):
+    write_run(tmp_path / "runs/long", (1.0, 2.0, 3.0))
+    write_run(tmp_path / "runs/short", (4.0, 5.0))
+    report()
+    told = capsys.readouterr().out
+    assert f"Left out, as {tmp_path}/runs/long has the same settings and seed: {tmp_path}/runs/short" in told
+    assert "1 runs, written" in told
+
+
+@pytest.mark.parametrize(
+    "ends", [{"max_epochs": None}, {"max_epochs": 2000, "max_steps": 300}, {"max_time": "00:01:00:00"}]
+)
+def test_a_run_that_other_than_epochs_ends_counts_as_it_stands(tmp_path, ends):
+    write_run(tmp_path / "run", (1.0, 2.0))
+    path = tmp_path / "run/config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["trainer"] |= ends
+    path.write_text(yaml.safe_dump(config))
+    assert read_runs([str(tmp_path)])[0].finished
 
 
 @pytest.mark.parametrize("scores", [None, (1.0,)])

@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
 from conftest import ROOT
@@ -56,7 +59,9 @@ def test_every_shipped_sweep_is_valid(path, monkeypatch, capsys):
     trials = expand(config["axes"], config["options"])
     for trial in (trials[0], trials[len(trials) // 2], trials[-1]):
         if command[0] == "fit":
-            parse_fit([*command, *trial.args])
+            config = parse_fit([*command, *trial.args])
+            if "synther" in trial.name:  # of the rollout that the run's own config has, nothing is left
+                assert config.rollout.init_args.filter is None
         else:
             assert command[1] in functions_of("analyze")
             with pytest.raises(SystemExit) as ended:
@@ -90,6 +95,43 @@ def test_a_wrong_job_is_not_tried_again_and_a_dead_one_is(tmp_path, monkeypatch)
             job(tmp_path, "import os; print('about to die', flush=True); os.kill(os.getpid(), 9)"), lambda state: None
         )
     assert not (tmp_path / "job/finished").exists()
+
+
+def test_a_run_that_was_asked_to_end_is_not_finished(place):
+    """Lightning ends such a run in order, which once passed for success."""
+    options = ["--config", "run.yaml", "--rollout", BASE["rollout"], *QUIET, "--trainer.max_epochs=100000"]
+    folder = Path("runs/asked")
+    asked = Job("asked", ("fit", *options, "--name", "asked"), folder, folder / "log.txt", folder / "finished")
+
+    def ask():
+        wait_for(lambda: list(folder.glob("version_0/checkpoints/last.ckpt")), 120)
+        subprocess.run(["pkill", "-TERM", "-P", str(os.getpid()), "-f", "dydiff fit .*asked"], check=True)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(RuntimeError, match=r"ended with code 143: .*Go on with --ckpt_path last"):
+        run_job(asked, lambda state: None)
+    asking.join()
+    assert not asked.is_finished
+
+
+def test_a_command_that_leaves_nothing_behind_has_not_made_its_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    part = replace(job(tmp_path, "pass"), makes_finished=True)
+    with pytest.raises(RuntimeError, match="ended with code 0"):
+        run_job(part, lambda state: None)
+    assert not part.finished.exists()
+
+
+def test_a_job_of_two_sweeps_is_run_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shared = job(tmp_path, "import time; open('ran', 'a').write('x'); time.sleep(1)")
+    sweeps = [threading.Thread(target=run_job, args=(shared, lambda state: None)) for _ in range(2)]
+    for each in sweeps:
+        each.start()
+    for each in sweeps:
+        each.join()
+    assert Path("ran").read_text() == "x" and shared.is_finished
 
 
 def test_a_job_dies_with_its_worker(tmp_path):
@@ -136,9 +178,15 @@ def wait_for(condition, seconds=60):
 def test_a_folder_belongs_to_one_setting(tmp_path):
     mine = job(tmp_path, "pass")
     for _ in range(2):
-        claim_folder(mine, {"lr": 1})
-    with pytest.raises(UserError, match="was made with other settings"):
-        claim_folder(mine, {"lr": 2})
+        claim_folder(mine, {"lr": 1e-4, "sizes": [3, 4], "filter": None})
+    claim_folder(mine, {"lr": 1e-4, "sizes": [3, 4], "came_later": 1})
+    with pytest.raises(
+        UserError, match=r"was made with lr 0\.0001, this command says 0\.2\. Give the sweep another name"
+    ):
+        claim_folder(mine, {"lr": 0.2})
+    (mine.folder / "trial.yaml").write_text("")
+    with pytest.raises(UserError, match="is not what a sweep writes: delete"):
+        claim_folder(mine, {"lr": 1e-4})
 
 
 def write_sweep(place, seeds=(0, 1), **axes):
@@ -188,7 +236,24 @@ def test_a_run_may_move_but_not_change(place, capsys):
     assert main([*moved, "--", "--trainer.devices=1"]) == 0
     assert "1 runs, 1 of them finished" in capsys.readouterr().out
     assert main([*moved, "--", "--model.init_args.lr=0.5"]) == 2
-    assert "moved/tiny/base-0 was made with other settings" in capsys.readouterr().err
+    assert "moved/tiny/base-0 was made with model.lr " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["dataset", "parts"])
+def test_a_run_does_not_stand_for_one_on_other_data_or_models(place, capsys, changed):
+    write_sweep(place, (0,), data={"dydiff": {"rollout": "rollout.yaml"}})
+    folder = Path("runs/tiny/dydiff-0")
+    folder.mkdir(parents=True)
+    (folder / "finished").touch()
+    assert main(["sweep", "--config", "sweep.yaml"]) == 0
+    if changed == "dataset":
+        with h5py.File("hopper.hdf5", "r+") as file:
+            file["rewards"][0] += 1.0
+    else:
+        path = Path("pretrain/den.yaml")
+        path.write_text(path.read_text() + "seed_everything: 3\n")
+    assert main(["sweep", "--config", "sweep.yaml"]) == 2
+    assert f"was made with {changed} " in capsys.readouterr().err
 
 
 def test_commands_of_a_sweep_can_be_printed(place, capsys):

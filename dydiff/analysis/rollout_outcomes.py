@@ -76,9 +76,9 @@ def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor]
         count: Transitions.
 
     Returns:
-        The mean, and its standard error.
+        The mean, and its standard error; transitions of one rollout may err together, rollouts are independent.
     """
-    transitions = made.transitions()
+    transitions, rollouts = made.transitions(), made.valid.nonzero()[:, 0]
     usable = restorable(task, transitions.obs).nonzero()[:, 0]
     chosen = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:count]]
     obs, act, _, next_obs, terminal = transitions.at(chosen)
@@ -89,7 +89,8 @@ def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor]
     true = torch.cat(followed)
     really_terminal = task.terminated(obs, act, true)
     excess = value(next_obs).masked_fill(terminal, 0.0) - value(true).masked_fill(really_terminal, 0.0)
-    return float(excess.mean()), float(excess.std() / len(excess) ** 0.5)
+    deviations = torch.zeros(len(made.reward)).index_add(0, rollouts[chosen], excess - excess.mean())
+    return float(excess.mean()), float(deviations.norm() / len(excess))
 
 
 @torch.no_grad()

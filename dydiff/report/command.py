@@ -9,7 +9,7 @@ from dydiff.files import replacing
 from dydiff.output import markdown_table, write_csv
 from dydiff.report import plots
 from dydiff.report.logs import SUFFIX, write_logs
-from dydiff.report.runs import Run, read_runs
+from dydiff.report.runs import Run, longest, read_runs
 from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, repeated, spread
 
 
@@ -19,7 +19,8 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     Writes `report.md` (the paper's tables with its numbers beside, aggregate scores with stratified bootstrap
     intervals, cost), `scores.csv` (a line for each run), pictures (learning curves, performance profiles, ablations)
     and `runs.jsonl`, which has all that was read of the logs: enough to make the report again when they are gone.
-    Runs that have not reached their end are left out, by name.
+    Runs that have not reached their end are left out, by name; so are, of several with the same settings and seed, all
+    but the longest.
 
     Args:
         runs: Folders of runs, of which all runs below them count, and `runs.jsonl` files of earlier reports.
@@ -30,9 +31,12 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     Raises:
         UserError: No finished run, fewer evaluations than ``num_last``, or rliable is not installed.
     """
-    found = read_runs(runs, num_last)
+    found = longest(read_runs(runs, num_last))
     finished = [run for run in found if run.finished]
-    for run in found:
+    for run, others in found.items():
+        for other in others:
+            if other.log != run.log:
+                print(f"Left out, as {run.log.folder} has the same settings and seed: {other.log.folder}")
         if not run.finished:
             print(f"Left out, as it is at update {run.steps[-1]:,} of {run.planned:,}: {run.log.folder}")
     if not finished:

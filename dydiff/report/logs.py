@@ -43,9 +43,12 @@ def read_logs(paths: Sequence[str]) -> list[Log]:
     """All agents' logs below some folders, and in files that ``write_logs`` wrote.
 
     Raises:
-        UserError: There is none, or one cannot be read.
+        UserError: One of the places is not there, none has an agent's run, or one cannot be read.
     """
     is_file = {Path(path): path.endswith(SUFFIX) for path in paths}
+    for path in is_file:
+        if not path.exists():
+            raise UserError(f"There is no {path}.")
     logs = [log for path, kept in is_file.items() if kept for log in _read_file(path)]
     configs = sorted({config for path, kept in is_file.items() if not kept for config in path.rglob("config.yaml")})
     logs += [log for config in configs if (log := _read_folder(config.parent))]
@@ -62,8 +65,6 @@ def write_logs(logs: Sequence[Log], path: Path) -> None:
 
 
 def _read_file(path: Path) -> list[Log]:
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
     try:
         return [Log(**json.loads(line)) for line in path.read_text().splitlines()]
     except (ValueError, TypeError):

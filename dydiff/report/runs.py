@@ -13,7 +13,7 @@ BASE = "Base"
 _NAMES_OF_DATA = (".dataset", ".path")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One training of an agent.
 
@@ -22,7 +22,8 @@ class Run:
         agent: Class name of its agent.
         method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
             ``DyDiff-S``.
-        planned: Updates that it was to make until its last evaluation.
+        planned: Updates that it was to make until its last evaluation; 0 where steps or hours end it, not epochs: then
+            it counts as it stands.
         settings: All its settings, flat.
         setting: The settings that some runs of its agent and method differ in on one dataset.
         unusual: Those of them that a run is called by: not those that have the value of most of the agent's runs.
@@ -84,8 +85,6 @@ class Run:
 def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     """All agents' runs in some places, with what sets them apart.
 
-    Of several runs of the same settings and seed, the longest counts.
-
     Args:
         paths: Folders of runs, and files of logs.
         num_last: Evaluations that the score at the end is the mean of.
@@ -106,12 +105,19 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
         setting = {names[key]: run.settings.get(key) for key in keys}
         unusual = frozenset(names[key] for key in keys if run.settings.get(key) != usual[run.agent].get(key, ...))
         told.append(replace(run, setting=setting, unusual=unusual, num_last=num_last))
-    longest: dict[tuple[Any, ...], Run] = {}
-    for run in told:
-        key = run.dataset, run.agent, run.label, run.seed
-        if key not in longest or run.steps[-1] >= longest[key].steps[-1]:
-            longest[key] = run
-    return list(longest.values())
+    return told
+
+
+def longest(runs: Sequence[Run]) -> dict[Run, list[Run]]:
+    """Of several runs of the same settings and seed the longest, the last of equal ones; and the others beside it."""
+    same: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        same[run.dataset, run.agent, run.label, run.seed].append(run)
+    found = {}
+    for members in same.values():
+        best = max(reversed(members), key=lambda run: run.steps[-1])
+        found[best] = [run for run in members if run is not best]
+    return found
 
 
 def _varied(runs: Sequence[Run]) -> set[str]:
@@ -151,8 +157,11 @@ def _run(log: Log) -> Run:
 
 
 def _planned(config: dict[str, Any]) -> int:
-    """Updates until the last evaluation that was to come."""
-    epochs, every = config["trainer"]["max_epochs"], config["trainer"].get("check_val_every_n_epoch") or 1
+    """Updates until the last evaluation that was to come; 0 where other than epochs end the run."""
+    trainer = config["trainer"]
+    epochs, every = trainer["max_epochs"], trainer.get("check_val_every_n_epoch") or 1
+    if epochs in (None, -1) or trainer.get("max_steps", -1) != -1 or trainer.get("max_time") is not None:
+        return 0
     return epochs // every * every * config["data"]["init_args"]["updates_per_epoch"]
 
 

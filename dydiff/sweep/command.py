@@ -1,5 +1,6 @@
 """The command ``sweep``: a grid of runs, their parts first, then the runs, then what has failed."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from rich.table import Table
 from dydiff.errors import UserError
 from dydiff.output import write_csv
 from dydiff.pretraining import Parts
-from dydiff.settings import plain, shaping
+from dydiff.settings import comparable, plain
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
 from dydiff.sweep.tune import run_jobs, start_ray
@@ -82,8 +83,8 @@ def sweep(
 
 def _plan(
     trial: Trial, sweep: str, command: Sequence[str], runs_dir: str, check: Check, jobs: dict[str, Job]
-) -> tuple[Job, Any]:
-    """The job of a trial, and its settings; the parts that it needs are added to ``jobs``."""
+) -> tuple[Job, dict[str, Any]]:
+    """The job of a trial, and what shapes its result; the parts that it needs are added to ``jobs``."""
     option, place = _PLACE[command[0]]
     where = option, place.format(sweep=sweep, trial=trial.name, runs_dir=runs_dir)
     args = (*command, *trial.args, "--runs_dir", runs_dir, *where)
@@ -95,11 +96,12 @@ def _plan(
     needs = tuple(part.directory.name for part in parts)
     for part in parts:
         log = Path(runs_dir, sweep, "parts", f"{part.directory.name}.txt")
-        known = Job(part.directory.name, part.command, part.directory, log, part.weights)
+        known = Job(part.directory.name, part.command, part.directory, log, part.weights, makes_finished=True)
         jobs.setdefault(known.name, known)
     resuming = ("--ckpt_path", "last") if command[0] == "fit" else ()
     job = Job(trial.name, (*args, *resuming), folder, folder / "log.txt", folder / "finished", needs)
-    return job, shaping(plain(settings))
+    made_of = {"dataset": parts.source.load().fingerprint, "parts": ", ".join(sorted(needs))}
+    return job, comparable(plain(settings)) | made_of
 
 
 def _tell_results(runs: Sequence[Job], path: Path) -> None:
@@ -108,7 +110,7 @@ def _tell_results(runs: Sequence[Job], path: Path) -> None:
     if not results:
         return
     names = list(next(iter(results.values())))
-    ranked = sorted(results, key=lambda run: results[run][names[0]])
+    ranked = sorted(results, key=lambda run: (math.isnan(results[run][names[0]]), results[run][names[0]]))
     write_csv(path, ["run", *names], ([run, *results[run].values()] for run in ranked))
     table = Table("run", *names)
     for run in ranked[:10]:

@@ -1,8 +1,7 @@
 """What a sweep runs: a command, the folder that it fills, and how to see that it is done."""
 
-import hashlib
-import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 
 from dydiff.errors import UserError
 from dydiff.files import replacing
+from dydiff.settings import difference
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Job:
         log: File of what it prints.
         finished: File that is there when there is nothing left to do.
         needs: Names of the jobs that have to be finished before.
+        makes_finished: Whether the command itself makes that file; else it is the worker's mark of a command that has
+            succeeded.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Job:
     log: Path
     finished: Path
     needs: tuple[str, ...] = ()
+    makes_finished: bool = False
 
     @property
     def command(self) -> str:
@@ -53,28 +56,27 @@ class Job:
         return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
-def claim_folder(job: Job, settings: Any) -> None:
+def claim_folder(job: Job, settings: Mapping[str, Any]) -> None:
     """Note in ``<folder>/trial.yaml`` what is made there.
 
     Args:
         job: The job.
-        settings: All settings of its command.
+        settings: What shapes its result, by key: its settings, its dataset, its parts.
 
     Raises:
         UserError: The folder is that of a command with other settings.
     """
-    record, digest = job.folder / "trial.yaml", hashlib.sha256(_canonical(settings)).hexdigest()[:16]
+    record = job.folder / "trial.yaml"
     if not record.is_file():
+        told = {key: str(value) for key, value in settings.items()}
         with replacing(record) as part:
-            part.write_text(yaml.safe_dump({"command": job.command, "settings": digest}, width=10_000))
+            part.write_text(yaml.safe_dump({"command": job.command, "settings": told}, width=10_000))
         return
-    made = yaml.safe_load(record.read_text())
-    if made["settings"] != digest:
+    try:
+        changed = difference(yaml.safe_load(record.read_text())["settings"], settings)
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        raise UserError(f"{record} is not what a sweep writes: delete {job.folder} to make it anew.") from None
+    if changed:
         raise UserError(
-            f"{job.folder} was made with other settings, by {made['command']}. Give the sweep another name, or delete "
-            "the folder to make it anew."
+            f"{job.folder} was made with {changed}. Give the sweep another name, or delete the folder to make it anew."
         )
-
-
-def _canonical(settings: Any) -> bytes:
-    return json.dumps(settings, sort_keys=True, default=str).encode()

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,17 +44,19 @@ def run_jobs(
         os.chdir(directory)  # Ray Tune has moved to a folder of its own
         run_job(by_name[config["job"]], tune.report)
 
+    name = f"{title.replace(' ', '_')}-{uuid.uuid4().hex[:8]}"  # another sweep of this name may run at the same time
     tune.Tuner(
         tune.with_resources(run, {"cpu": cpus_per_run, "gpu": gpus_per_run}),
         param_space={"job": tune.grid_search(list(by_name))},
         run_config=tune.RunConfig(
-            name=title.replace(" ", "_"),
+            name=name,
             storage_path=str(storage.absolute()),
             failure_config=tune.FailureConfig(max_failures=max_restarts),
             progress_reporter=ProgressTable(title),
             verbose=1,
         ),
     ).fit()
+    shutil.rmtree(storage / name, ignore_errors=True)  # the jobs' own folders tell all
 
 
 def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
@@ -70,9 +74,9 @@ def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
         raise UserError("Sweeps need Ray Tune: pip install -e '.[sweep]'.") from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told in the table and at the end
     if not ray.is_initialized():
-        here: dict[str, Any] = {"object_store_memory": _STORE_BYTES, "include_dashboard": False}
-        if "RAY_ADDRESS" in os.environ:
-            here = {}
+        here: dict[str, Any] = {}
+        if "RAY_ADDRESS" not in os.environ:  # one of this sweep's own, even beside another
+            here = {"address": "local", "object_store_memory": _STORE_BYTES, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
         except ConnectionError as error:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from dydiff.sweep.jobs import Job
 
 USER_ERROR = 2  # the exit code of what no second attempt mends
@@ -24,17 +26,22 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
     """Run a job to its end, or go on with it where an earlier worker was stopped.
 
     Args:
-        job: The job.
+        job: The job; where another sweep runs the same one, this waits for its end.
         report: Takes its ``state`` and its progress every few seconds.
 
     Raises:
         RuntimeError: The command died; another attempt may end better.
     """
-    if job.is_finished:
-        report({"state": "finished"})
-        return
-    _remove_torn(job.folder)
     job.log.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.log.with_name(f".{job.log.stem}.lock")):
+        if job.is_finished:
+            report({"state": "finished"})
+        else:
+            _run(job, report)
+
+
+def _run(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
+    _remove_torn(job.folder)
     progress = Progress(job.folder)
     with job.log.open("ab") as log:
         process = subprocess.Popen(
@@ -53,11 +60,11 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
                     report({"state": "running", **progress.read()})
         finally:
             process.kill()
-    if process.returncode == 0:
+    if process.returncode == 0 and not job.makes_finished:
         job.finished.touch()
-    elif process.returncode != USER_ERROR:
+    if not job.is_finished and process.returncode != USER_ERROR:
         raise RuntimeError(f"{job.name} ended with code {process.returncode}: {job.last_words()}")
-    report({"state": "finished" if process.returncode == 0 else "failed", **progress.read()})
+    report({"state": "finished" if job.is_finished else "failed", **progress.read()})
 
 
 def _die_with_worker() -> None:
