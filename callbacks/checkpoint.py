@@ -6,25 +6,32 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from dydiff.errors import at_least
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps the newest state in ``<log folder>/checkpoints/last.ckpt``, where ``--ckpt_path last`` finds it.
 
     Args:
-        every_n_epochs: Epochs from one save to the next; the last of `max_epochs` is saved, too.
+        every_n_epochs: Epochs from one save to the next; the last is saved, too, whatever ends the training.
 
     Attributes:
         seconds: Spent on saving so far.
+
+    Raises:
+        UserError: ``every_n_epochs`` is less than 1.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
+        at_least(1, every_n_epochs=every_n_epochs)
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Only here is an epoch whole: from an end of validation, Lightning would validate again.
         epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+        is_last = epoch == trainer.max_epochs or trainer.should_stop or -1 < trainer.max_steps <= trainer.global_step
+        if epoch % self.every_n_epochs and not is_last:
             return
         begin = time.perf_counter()
         for logger in trainer.loggers:  # what was logged before the checkpoint is not logged again after it

@@ -69,6 +69,17 @@ class SyntheticRollout(L.Callback):
         self.max_range_excess = max_range_excess
         self.seconds = 0.0
 
+    def check(self, agent: Agent) -> None:
+        """Refuse an agent that cannot learn from such data, before models are trained to make them.
+
+        Raises:
+            UserError: It needs real transitions and gets none, or its values are asked for and it has none.
+        """
+        agent.check_mix(self.real_ratio)
+        if getattr(self.synthesizer, "next_states", None) == "pessimistic":
+            with torch.no_grad():
+                agent.q_value(torch.zeros(1, agent.obs_dim), torch.zeros(1, agent.act_dim))
+
     def setup(self, trainer: L.Trainer, agent: L.LightningModule, stage: str) -> None:
         assert isinstance(agent, Agent)
         if stage == "fit":

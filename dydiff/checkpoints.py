@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from dydiff.errors import UserError
+from dydiff.errors import UserError, first_line
 from dydiff.files import replacing
 
 
@@ -38,7 +38,7 @@ def save(content: dict[str, Any], path: Path) -> None:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch wraps some of the disk's errors
         raise UserError(
-            f"{path} could not be written ({str(error).splitlines()[0]}). What was saved before still stands: free "
+            f"{path} could not be written ({first_line(error)}). What was saved before still stands: free "
             "some space, and go on from it."
         ) from error
 
@@ -60,8 +60,9 @@ def load(path: Path, *keys: str) -> dict[str, Any]:
         for key in keys:
             content[key]
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or not a checkpoint ({reason}). Use another, or train it again.") from None
+        raise UserError(
+            f"{path} is damaged or not a checkpoint ({first_line(error)}). Use another, or train it again."
+        ) from None
     return content
 
 

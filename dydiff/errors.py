@@ -44,6 +44,11 @@ def below_one(**settings: float) -> None:
             raise UserError(f"{name} must lie in [0, 1), not {value}.")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """``" Did you mean a, b?"`` with the known words nearest to ``word``, or all when none is near and they are few."""
     known = list(known)

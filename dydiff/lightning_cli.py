@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.rollout import SyntheticRollout
 from dydiff.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
 from dydiff.agents.base import Agent, check_task
 from dydiff.checkpoints import WholeCheckpointIO, check_settings, check_weights, publish, read_checkpoint
@@ -29,15 +30,14 @@ from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
 from dydiff.models.pretrained import PretrainedModule
-from dydiff.parser import Parser, user_error
+from dydiff.parser import NO_ROLLOUT, Parser, user_error
 from dydiff.pretraining import Part, Parts, make_source, part_directory
 from dydiff.rollout.base import Synthesizer
-from dydiff.run_folders import claim_version, find_last
+from dydiff.run_folders import claim_version, find_last, find_to_score
 from dydiff.settings import class_of, make_absolute, plain
 from dydiff.tables import show_line, show_plan, show_result
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
-_NO_ROLLOUT = {"class_path": "lightning.pytorch.callbacks.Callback"}  # Lightning's callback that does nothing
 
 
 class AlreadyTrained(Exception):
@@ -78,13 +78,13 @@ class DyDiffCLI(LightningCLI):
             },
             parser_kwargs={"prog": "python -m dydiff", "description": __doc__},
             auto_configure_optimizers=False,
-            args=_replacing_rollout(args),
+            args=list(args),
         )
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")
-        if not isinstance(seed, bool) and seed < 0:
-            raise UserError(f"seed_everything must not be negative, not {seed}.")
+        if seed is False or seed < 0:
+            raise UserError(f"seed_everything must be 0 or more, or true for a random one, not {str(seed).lower()}.")
         super()._set_seed()
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -123,7 +123,7 @@ class DyDiffCLI(LightningCLI):
         parser.add_subclass_arguments(
             L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
         )
-        parser.set_defaults({"rollout": _NO_ROLLOUT})
+        parser.set_defaults({"rollout": {"class_path": NO_ROLLOUT}})
         parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
         parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
         parser.add_instantiator(self._make_synthesizer, Synthesizer)
@@ -138,11 +138,11 @@ class DyDiffCLI(LightningCLI):
         self.name = config.get("name") or (Path(str(config.config[0])).stem if config.get("config") else "run")
         self.checkpoint, self.version = None, None
         if config.get("ckpt_path") == "last":
-            settings = plain(config) if self.config.subcommand == "fit" else None
-            self.version, config.ckpt_path = find_last(Path(config.runs_dir, self.name), settings)
+            folder, is_fit = Path(config.runs_dir, self.name), self.config.subcommand == "fit"
+            self.version, config.ckpt_path = (find_last if is_fit else find_to_score)(folder, plain(config))
             if config.ckpt_path is None:
-                nowhere = f"{Path(config.runs_dir, self.name)} has no checkpoint"
-                if self.config.subcommand != "fit":
+                nowhere = f"{folder} has no checkpoint"
+                if not is_fit:
                     raise UserError(f"{nowhere} to score.")
                 rank_zero_info(f"{nowhere} to go on from: a new run begins.")
         path = config.get("ckpt_path")
@@ -161,7 +161,7 @@ class DyDiffCLI(LightningCLI):
             check_task(self.checkpoint, self.source.task)
         if self.subcommand != "fit":
             self.save_config_callback = None  # there is no log folder: it would write into the working directory
-            config.rollout = Namespace(_NO_ROLLOUT)
+            config.rollout = Namespace(class_path=NO_ROLLOUT)
             config.trainer.logger = config.trainer.logger or False
             return
         if config.trainer.logger is False:
@@ -169,6 +169,7 @@ class DyDiffCLI(LightningCLI):
         config.name = self.name
         make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):
+            self._check_part(config)
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
             self._until_exit.enter_context(self.part.alone())
             if self.part.trained:
@@ -177,6 +178,12 @@ class DyDiffCLI(LightningCLI):
                 self.checkpoint = read_checkpoint(self.part.interrupted)
                 config.ckpt_path = str(self.part.interrupted)
         self.parts = parts_of(config, self.source)
+
+    def _check_part(self, config: Namespace) -> None:
+        if class_of(config.rollout) is not L.Callback:
+            raise UserError("A model that is trained by itself takes no --rollout: that is for agents.")
+        if config.trainer.logger not in (None, True):
+            raise UserError("A part logs into its own folder, where runs look for it: leave trainer.logger out.")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
@@ -214,6 +221,9 @@ class DyDiffCLI(LightningCLI):
     def before_fit(self) -> None:
         self._config.ckpt_path = None  # in the saved config it would make another run of it begin at its end
         self.source.load()
+        for rollout in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(rollout, SyntheticRollout):
+                rollout.check(self.model)
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, Path(self._config.runs_dir, self.name))
         self.seconds = self.parts.train_and_load(train_part)
@@ -312,16 +322,6 @@ def train_part(args: Sequence[str]) -> None:
     """Run the ``fit`` command of a part, unless another run has trained it meanwhile."""
     with suppress(AlreadyTrained):
         DyDiffCLI(args)
-
-
-def _replacing_rollout(args: Sequence[str]) -> list[str]:
-    """Let ``--rollout`` replace the config's rollout whole: settings of another kind of data must not leak into it."""
-    expanded: list[str] = []
-    for argument in args:
-        if argument == "--rollout" or argument.startswith("--rollout="):
-            expanded += ["--rollout", _NO_ROLLOUT["class_path"]]
-        expanded.append(argument)
-    return expanded
 
 
 def _text(value: Any) -> str:

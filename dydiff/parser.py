@@ -13,6 +13,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dydiff.errors import UserError, did_you_mean
 from dydiff.settings import arguments_of
 
+NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # Lightning's callback that does nothing
+_SOURCE = ("dydiff.data.minari.MinariSource", "dydiff.data.split.SplitSource")
+# Options that replace what came before whole, settings of another kind must not leak in: after classes that share no
+# argument with what comes, nothing is left to merge it with.
+_WHOLE = {
+    "--rollout": (NO_ROLLOUT,),
+    **dict.fromkeys(("--data.source", "--data.init_args.source", "--source"), _SOURCE),
+}
 _BOOKKEEPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
 )
@@ -29,12 +37,35 @@ class Parser(LightningArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # type: ignore[override]
         if not self.exit_on_error and args is not None:  # jsonargparse hands null on as Python writes it
             args = [f"{each.removesuffix('=None')}=null" if each.endswith("=None") else each for each in args]
-        return super().parse_args(args, *rest, **options)
+        if not self.exit_on_error or args is None:
+            return super().parse_args(args, *rest, **options)
+        config = super().parse_args([each for argument in args for each in _replacing(argument)], *rest, **options)
+        _prefer_named_dataset(config, args)
+        return config
 
     def _keys(self) -> list[str]:
         """All keys of this parser and its subcommands."""
         parsers = [self, *(getattr(self, "_subcommands_action", None) or Namespace(choices={})).choices.values()]
         return [action.dest for parser in parsers for action in parser._actions if action.dest.split(".")[-1] != "help"]
+
+
+def _replacing(argument: str) -> list[str]:
+    """An argument, after those that clear what it is to replace whole."""
+    option = argument.partition("=")[0]
+    return [*(part for neutral in _WHOLE.get(option, ()) for part in (option, neutral)), argument]
+
+
+def _prefer_named_dataset(config: Namespace, args: Sequence[str]) -> None:
+    """Let a dataset that the command line names take the place of the file that a config names."""
+    named = {
+        match[1]
+        for each in args
+        if (match := re.match(r"--(?:data\.)?(?:init_args\.)?source\.(?:init_args\.)?(dataset|path)\b", each))
+    }
+    settings = config.get(config.get("subcommand") or "", config)
+    source = settings.get("data.init_args.source") or settings.get("source")
+    if named == {"dataset"} and source.init_args.get("path") is not None:
+        source.init_args.path = None
 
 
 def explain(message: str, known_keys: Iterable[str] = ()) -> str:

@@ -1,5 +1,6 @@
 """The parts that a run needs trained first: which there are, under which key they lie, and how to get them trained."""
 
+import glob
 import hashlib
 import json
 import os
@@ -203,6 +204,8 @@ def make_source(config: Namespace) -> EpisodeSource:
 def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir: str) -> Path:
     """The folder of a part, keyed by the dataset's fingerprint and every setting that shapes the part.
 
+    A part of the same key is the same, whatever it was called when it was trained.
+
     Args:
         name: Name of the part.
         config: Its parsed ``fit`` config, defaults filled in.
@@ -223,7 +226,8 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         "trainer": shaping(settings)["trainer"],
     }
     key = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    return Path(runs_dir) / "parts" / f"{name}-{source.name}-{key}"
+    folder, ending = Path(runs_dir, "parts"), f"{source.name}-{key}"
+    return min(folder.glob(f"[!.]*-{glob.escape(ending)}"), default=folder / f"{name}-{ending}")
 
 
 def _untrained_module(config: Namespace, source: EpisodeSource, path: Path) -> PretrainedModule:

@@ -1,5 +1,6 @@
 """The folders ``<runs_dir>/<name>/version_<N>`` of the runs of one name."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ from dydiff.errors import UserError
 from dydiff.settings import comparable, difference
 
 _DURATIONS = {f"trainer.{end}_{unit}" for end in ("min", "max") for unit in ("epochs", "steps")} | {"trainer.max_time"}
+_OF_AN_AGENT = ("seed_everything", "parts_seed", "model.", "rollout.", "data.source.")
+_OF_SCORES = {
+    "model.sample_eval_actions",
+    "data.source.mujoco2_contacts",
+    "data.source.score_min",
+    "data.source.score_max",
+}
 
 
 def claim_version(folder: Path) -> int:
@@ -23,8 +31,8 @@ def claim_version(folder: Path) -> int:
             return version
 
 
-def find_last(folder: Path, settings: Any = None) -> tuple[int | None, str | None]:
-    """Version and checkpoint of the newest run in ``folder`` that has one; ``None`` where none has.
+def find_last(folder: Path, settings: Any) -> tuple[int | None, str | None]:
+    """Version and checkpoint of the newest run in ``folder`` to go on with; ``None`` where none has a checkpoint.
 
     Args:
         folder: Of all runs of a name.
@@ -33,6 +41,33 @@ def find_last(folder: Path, settings: Any = None) -> tuple[int | None, str | Non
     Raises:
         UserError: There are runs, but only with other settings.
     """
+    found, other = _newest(folder, settings, lambda key: key not in _DURATIONS)
+    if other is not None:
+        raise UserError(
+            f"The run in {other}: give this one a name of its own with --name, or begin anew in the next version "
+            "without --ckpt_path."
+        )
+    return found
+
+
+def find_to_score(folder: Path, settings: Any) -> tuple[int | None, str | None]:
+    """Version and checkpoint of the newest run in ``folder`` of the agent and the data that a command names.
+
+    How an agent is scored may be another way than in its training; ``None`` where no run has a checkpoint.
+
+    Raises:
+        UserError: There are runs, but only with another agent, dataset, kind of synthetic data or seed.
+    """
+    found, other = _newest(folder, settings, lambda key: key.startswith(_OF_AN_AGENT) and key not in _OF_SCORES)
+    if other is not None:
+        raise UserError(f"The run in {other}: say the same, or name its checkpoint with --ckpt_path.")
+    return found
+
+
+def _newest(
+    folder: Path, settings: Any, counts: Callable[[str], bool]
+) -> tuple[tuple[int | None, str | None], str | None]:
+    """Version and checkpoint of the newest run with the same settings, or what the newest of all was made with."""
     versions = sorted(
         (int(number), path)
         for path in folder.glob("version_*/checkpoints/last.ckpt")
@@ -40,22 +75,18 @@ def find_last(folder: Path, settings: Any = None) -> tuple[int | None, str | Non
     )
     differences = []
     for version, path in reversed(versions):
-        difference = None if settings is None else _difference(path.parent.parent, settings)
-        if difference is None:
-            return version, str(path)
-        differences.append(difference)
-    if differences:
-        raise UserError(
-            f"The run in {folder / f'version_{versions[-1][0]}'} was made with {differences[0]}: give this one a name "
-            "of its own with --name, or begin anew in the next version without --ckpt_path."
-        )
-    return None, None
+        changed = _difference(path.parent.parent, settings, counts)
+        if changed is None:
+            return (version, str(path)), None
+        differences.append(f"{path.parent.parent} was made with {changed}")
+    return (None, None), next(iter(differences), None)
 
 
-def _difference(folder: Path, settings: Any) -> str | None:
-    """What a run was made with that a command says otherwise; how long it lasts may differ."""
+def _difference(folder: Path, settings: Any, counts: Callable[[str], bool]) -> str | None:
+    """What a run was made with that a command says otherwise, of the settings that count."""
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise UserError(f"{folder / 'config.yaml'} is missing or broken: name the checkpoint to go on from.") from None
-    return difference(comparable(config), comparable(settings), but=_DURATIONS)
+    made_with = {key: value for key, value in comparable(config).items() if counts(key)}
+    return difference(made_with, comparable(settings))

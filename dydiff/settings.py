@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -59,16 +59,15 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in _flat(shaping(settings)) if not key.startswith("trainer.callbacks")}
 
 
-def difference(made_with: Mapping[str, Any], says: Mapping[str, Any], but: Set[str] = frozenset()) -> str | None:
+def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | None:
     """The first of the comparable settings that a command says otherwise than what was made with them, in words.
 
     Args:
         made_with: Settings of what is there.
         says: Those of the command; what only one of both knows does not count.
-        but: Keys that may differ.
     """
     for key in made_with:
-        if key in says and key not in but and str(made_with[key]) != str(says[key]):
+        if key in says and str(made_with[key]) != str(says[key]):
             return f"{key} {made_with[key]}, this command says {says[key]}"
     return None
 

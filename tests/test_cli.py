@@ -44,8 +44,8 @@ def weights(version):
     return {key: value for key, value in state.items()}
 
 
-def scalars(version):
-    events = EventAccumulator(f"runs/run/version_{version}")
+def scalars(version, name="run"):
+    events = EventAccumulator(f"runs/{name}/version_{version}")
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -230,6 +230,38 @@ def test_evaluations_beside_the_training_tell_what_others_tell(place, monkeypatc
     again = scalars(2)["eval/score"]
     assert len(again) == 4 and set(again) == set(alone["eval/score"])  # the second was played again
 
+    class Killed(BaseException):
+        """While the last episodes are played."""
+
+    def on_train_end(self):
+        raise Killed
+
+    with monkeypatch.context() as killing, pytest.raises(Killed):
+        killing.setattr(Agent, "on_train_end", on_train_end)
+        fit(*settings, "--trainer.max_epochs=2", "--name", "killed")
+    assert fit(*settings, "--trainer.max_epochs=2", "--name", "killed", "--ckpt_path=last") == 0
+    assert scalars(0, "killed")["eval/score"] == alone["eval/score"][:2]
+
+
+def test_a_dataset_replaces_the_one_before_whole(place):
+    demo = ["fit", "--config", str(CONFIGS / "demo.yaml")]
+    range_of_mine = ["--data.source.score_min", "5"]
+
+    def source(*options):
+        made = parse_fit([*demo, *options]).data.init_args.source
+        return {key: value for key, value in made.init_args.items() if value is not None}
+
+    assert source("--data.source.path", "my.hdf5") == {"path": "my.hdf5"}
+    for walker in (["--data.source", str(CONFIGS / "data/walker2d_me.yaml")],
+                   [f"--data.source={CONFIGS / 'data/walker2d_me.yaml'}"],
+                   ["--data.init_args.source", "{class_path: dydiff.data.d4rl.D4RLSource, init_args: "
+                    "{dataset: walker2d-medium-expert-v2}}"]):  # fmt: skip
+        assert source(*range_of_mine, *walker) == {"dataset": "walker2d-medium-expert-v2"}
+    named = ["--data.source.dataset", "walker2d-medium-v2"]
+    assert source(*named) == {"dataset": "walker2d-medium-v2"}  # not the demo's file
+    both = source(*named, "--data.source.path=my.hdf5")
+    assert both == {"dataset": "walker2d-medium-v2", "path": "my.hdf5"}
+
 
 def test_null_is_heard_by_a_class_within_a_class():
     synthesizer = "--rollout.init_args.synthesizer.init_args"
@@ -298,14 +330,45 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert not Path("runs/parts").exists() and not Path("config.yaml").exists()
 
 
+def test_the_run_that_is_scored_is_the_one_that_is_named(place, capsys, caplog):
+    """Not the newest one of whatever settings."""
+    base = ["--rollout", str(CONFIGS / "rollout/base.yaml")]
+    assert fit("--trainer.max_epochs=1") == 0 and fit(*base, "--trainer.max_epochs=2") == 0
+    score = ["test", "--config", "run.yaml", *QUIET, "--ckpt_path=last", "--data.num_eval_episodes=3"]
+    for version, rollout in enumerate(([], base)):
+        caplog.clear()
+        assert main([*score, *rollout]) == 0
+        assert f"weights from the checkpoint at runs/run/version_{version}/" in caplog.text
+    assert main([*score, "--seed_everything=1"]) == 2
+    told = capsys.readouterr().err
+    assert "version_1 was made with seed_everything 0, this command says 1: say the same, or name" in told
+
+
+@pytest.mark.parametrize("end", ["--trainer.max_steps=12", "--trainer.max_time=00:00:00:03"])
+def test_the_end_is_saved_whatever_ends_a_run(place, end):
+    base = ["--rollout", str(CONFIGS / "rollout/base.yaml"), "--trainer.callbacks.init_args.every_n_epochs=100000"]
+    assert fit(*base, "--trainer.max_epochs=100000", end) == 0
+    saved = torch.load("runs/run/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["state_dict"]["num_updates"] == scalars(0)["train/critic_loss"][-1][0] > 0
+
+
+def test_a_part_is_found_by_what_it_is(place):
+    """Not by the name that it was trained under."""
+    den = ["fit", "--config", "pretrain/den.yaml", "--data.source.path", "hopper.hdf5", *QUIET]
+    den[3:3] = ["--data.source", "dydiff.data.d4rl.D4RLSource"]
+    assert main([*den, "--name", "mine"]) == 0
+    assert fit("--trainer.max_epochs=1") == 0
+    assert sorted(parts()) == ["dyn", "mine", "rew"]
+
+
 def test_a_film_shows_the_first_scored_episode(place):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml"), "--trainer.max_epochs=1") == 0
     command = [sys.executable, "-m", "dydiff", "test", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]
-    command += ["--data.num_eval_episodes=1"]
+    command += ["--data.num_eval_episodes=1", "--rollout", str(CONFIGS / "rollout/base.yaml")]
     environment = os.environ | {"MUJOCO_GL": "egl", "COLUMNS": "120"}
     for name in ("episode.gif", "episode.mp4"):
         made = subprocess.run([*command, "--video", name], env=environment, capture_output=True, text=True)
-        if "MuJoCo cannot draw" in made.stderr:
+        if "cannot be drawn" in made.stderr:
             pytest.skip("this machine has no EGL")
         assert made.returncode == 0
         scored = re.search(r"eval/return\s+\W\s+([\d.]+)", made.stdout)[1]

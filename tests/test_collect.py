@@ -133,6 +133,14 @@ class TestLocomotion:
         ends = again["replay"]["timeouts"][:, 0].nonzero().flatten().tolist()
         assert 299 in ends  # the episode that ran when it was interrupted
 
+    def test_the_last_steps_are_as_many_as_are_left(self):
+        with pytest.raises(UserError, match="After 250 steps"):
+            collect_locomotion(**{**QUICK, "medium_score": 500.0}, max_steps=250)
+        collected = self.load(collect_locomotion(**{**QUICK, "medium_score": -500.0}, max_steps=250))
+        assert len(collected) == 150  # the first evaluation reaches it
+        state = torch.load("runs/collect/hopper-sac-seed0/training.pt", weights_only=True)
+        assert state["steps"] == 250 == len(state["replay"]["rewards"])
+
     def test_the_seed_decides(self):
         first = self.load(collect_locomotion(**QUICK))
         again = self.load(collect_locomotion(**QUICK, work_dir="elsewhere"))

@@ -37,7 +37,11 @@ def left_behind():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--seed_everything=-3"], "seed_everything must not be negative, not -3."),
+        (["--seed_everything=-3"], "seed_everything must be 0 or more, or true for a random one, not -3."),
+        (["--seed_everything=false"], "seed_everything must be 0 or more, or true for a random one, not false."),
+        (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=0"], "needs real transitions to clone"),
+        (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=null"], "needs real transitions to clone"),
+        (["--trainer.callbacks.init_args.every_n_epochs=0"], "every_n_epochs must be at least 1, not 0."),
         (["--parts_seed=-1"], "parts_seed"),
         (["--ckpt_path=best"], "No checkpoint at"),
         (["--trainer.logger=false"], "A run without a logger has no folder"),
@@ -64,6 +68,7 @@ def test_a_wrong_setting_is_told_before_anything_is_trained(place, capsys, optio
         (lambda: TD3BC(3, 2, policy_delay=0), "policy_delay"),
         (lambda: CQL(3, 2, critic_lr=0.0), "critic_lr"),
         (lambda: DiffQL(3, 2, gamma=-0.1), "gamma"),
+        (lambda: DiffQL(3, 2, max_grad_norm=0.0), "max_grad_norm"),
         (lambda: EDMSampler(rho=0.0), "rho"),
         (lambda: EDMSampler(sigma_min=2.0, sigma_max=1.0), "sigma_max"),
         (lambda: Denoiser(3, 2, width=12), "width must be a multiple of 8"),
@@ -76,6 +81,24 @@ def test_a_wrong_setting_is_told_before_anything_is_trained(place, capsys, optio
 def test_settings_out_of_their_range_are_named(make, told):
     with pytest.raises(UserError, match=told):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--rollout", "rollout.yaml"], "A model that is trained by itself takes no --rollout"),
+        (["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"], "A part logs into its own folder"),
+        (["--data.max_holdout_items=0"], "max_holdout_items must be at least 1, not 0."),
+        (["--data.batch_size=0"], "batch_size must be at least 1, not 0."),
+        (["--data.batches_per_epoch=0"], "batches_per_epoch must be at least 1, not 0."),
+    ],
+)
+def test_a_wrong_setting_of_a_part_is_told(place, capsys, options, told):
+    source = ["--data.source", "dydiff.data.d4rl.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    assert main(["fit", "--config", "pretrain/rew.yaml", *source, *QUIET, *options]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert not [path for path in Path("runs").rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 def test_a_run_that_fails_before_its_first_update_leaves_no_folder(place, capsys, caplog):

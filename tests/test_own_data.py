@@ -4,12 +4,15 @@ import re
 import shlex
 
 import gymnasium as gym
+import imageio
 import minari
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from gymnasium.envs.classic_control import PendulumEnv
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from tiny import write_dataset
 
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
@@ -17,6 +20,7 @@ from dydiff.data.environments import from_unit_actions, task_of, to_unit_actions
 from dydiff.data.minari import MinariSource
 from dydiff.data.tasks import HOPPER, WALKER2D, never
 from dydiff.envs import make_env
+from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
 
 DOCUMENT = (ROOT / "docs/data.md").read_text()
@@ -24,6 +28,26 @@ DOCUMENT = (ROOT / "docs/data.md").read_text()
 
 def tall(obs, act, next_obs):
     return next_obs[..., 0] > 0.9
+
+
+def test_an_environment_that_mujoco_does_not_draw_is_filmed(tmp_path, monkeypatch):
+    task = task_of("Pendulum-v1")
+    try:
+        check_video(tmp_path / "swing.gif", task)
+    except UserError as error:  # its drawing wants a package of its own
+        assert str(error).startswith("PendulumEnv cannot be drawn. It said: ") and "MUJOCO" not in str(error)
+        monkeypatch.setattr(PendulumEnv, "render", lambda self: np.zeros((8, 8, 3), np.uint8))
+    check_video(tmp_path / "swing.gif", task)
+    total = save_video(lambda obs: torch.zeros(1, 1), task, 0, tmp_path / "swing.gif")
+    assert total < 0 and len(imageio.mimread(tmp_path / "swing.gif", memtest=False)) >= 1
+
+
+def test_actions_of_another_width_are_told(tmp_path):
+    """Also where they are to be stretched from bounds of their own."""
+    obs = np.ones((48, 23), np.float32)
+    write_dataset(tmp_path / "pusher.hdf5", attrs={"env_id": "Pusher-v5"}, observations=obs, next_observations=obs)
+    with pytest.raises(UserError, match="'actions' has shape"):
+        D4RLSource(path=str(tmp_path / "pusher.hdf5")).load()
 
 
 def test_the_documented_example_runs(tmp_path, monkeypatch):

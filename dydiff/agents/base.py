@@ -18,7 +18,7 @@ from dydiff.agents.minimizer import Minimizer, compiled
 from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.episodes import Transitions
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError
+from dydiff.errors import UserError, first_line
 from dydiff.models.normalizer import Normalizer
 from dydiff.models.pretrained import check_finite
 from dydiff.seeds import seed_of
@@ -96,6 +96,16 @@ class Agent(EvaluatedModule):
             raise UserError(f"{type(self).__name__} has no 'critics' to value states with: give it a q_value method.")
         return critics.q_values(self.normalizer(obs), act).min(0).values
 
+    def check_mix(self, real_ratio: float | None) -> None:
+        """Refuse a mix of real and synthetic data that the agent cannot learn from, before anything is trained.
+
+        Args:
+            real_ratio: Share of real transitions in a minibatch; ``None`` draws from all alike.
+
+        Raises:
+            UserError: It cannot.
+        """
+
     def policy(self, sample: bool, generator: torch.Generator | None = None) -> "AgentPolicy":
         """What rollouts and evaluations see of the agent."""
         return AgentPolicy(self, sample, generator)
@@ -137,7 +147,7 @@ class Agent(EvaluatedModule):
                 update = compiled(self.update, self.minimizers, self.compile_backend, self.device.type == "cuda")
                 metrics = update(batch, **switches)
             except Exception as error:  # a compiler may fail in as many ways as it has parts
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
         if reason is not None:
             rank_zero_info(f"The updates run uncompiled: {reason}.")
             self._update = self.update

@@ -66,7 +66,7 @@ class DiffQL(Agent):
     ) -> None:
         super().__init__(obs_dim, act_dim, sample_eval_actions)
         self.save_hyperparameters()
-        above_zero(lr=lr)
+        above_zero(lr=lr, max_grad_norm=max_grad_norm)
         below_one(gamma=gamma)
         at_least(1, num_diffusion_steps=num_diffusion_steps, num_candidates=num_candidates)
         self.gamma = gamma

@@ -83,13 +83,22 @@ class EvaluatedModule(SeededModule, ABC):
         self.on_validation_epoch_end()
 
     def on_train_start(self) -> None:
+        self._begin_due()
+
+    def on_train_end(self) -> None:
+        self.end_evaluation()
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        self._begin_due()  # of a run that was stopped after its last update: no training has started
+        self.end_evaluation()
+
+    def _begin_due(self) -> None:
+        """Play the episodes of the evaluation that the checkpoint says was not over."""
         if self._due:
             for batch in self.data.val_dataloader():
                 self.validation_step(batch, 0)
         self._due = False
-
-    def on_train_end(self) -> None:
-        self.end_evaluation()
 
     def end_evaluation(self) -> None:
         """Log the scores of an evaluation beside the training, once its episodes have been played."""

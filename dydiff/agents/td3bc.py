@@ -70,6 +70,10 @@ class TD3BC(Agent):
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.register_buffer("first_critic", torch.zeros(1, dtype=torch.int64), persistent=False)
 
+    def check_mix(self, real_ratio: float | None) -> None:
+        if not self.clone_synthetic and not real_ratio:
+            raise UserError("clone_synthetic: false needs real transitions to clone: set a real_ratio above 0.")
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.clone_synthetic:
@@ -77,7 +81,7 @@ class TD3BC(Agent):
         self._num_cloned = self.data.num_real_rows
         self._mean_num_cloned = float(ranks.mean([torch.tensor(float(self._num_cloned), device=self.device)])[0])
         if self._mean_num_cloned == 0:
-            raise UserError("clone_synthetic: false needs real transitions to clone: set a real_ratio above 0.")
+            raise UserError("clone_synthetic: false needs a real transition in each minibatch: raise the real_ratio.")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [

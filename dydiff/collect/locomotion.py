@@ -129,7 +129,8 @@ class Training:
                     f"After {self.agent.num_timesteps:,} steps the best score is {best:.1f}, not {score:.1f}: raise "
                     "max_steps, lower the score, or try another seed."
                 )
-            self.agent.learn(self.check_every, reset_num_timesteps=False)
+            steps = min(self.check_every, self.max_steps - self.agent.num_timesteps)
+            self.agent.learn(steps, reset_num_timesteps=False)
             self.scores.append((self.agent.num_timesteps, self._evaluate()))
             self._keep()
             print(f"{self.agent.num_timesteps:,} steps: score {self.scores[-1][1]:.1f}", flush=True)

@@ -158,8 +158,9 @@ def _download(remote: RemoteDataset, part: Path) -> None:
 @lru_cache(maxsize=1)  # the stages of one run read the same file
 def _read(path: Path, task: Task, modified_ns: int, num_bytes: int) -> Episodes:
     arrays = _read_arrays(path)
-    arrays["actions"] = to_unit_actions(arrays["actions"], task.act_bounds)
     _check(path, arrays, task)
+    arrays["actions"] = to_unit_actions(arrays["actions"], task.act_bounds)
+    _check_actions(path, arrays["actions"])
     arrays["timeouts"] &= ~arrays["terminals"]
     ends = arrays["terminals"] | arrays["timeouts"]
     if "next_observations" in arrays:
@@ -222,7 +223,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray], task: Task) -> None:
         len(empty) and task.name in TASKS
     ):  # neither a robot nor a ball is ever all zeros; damaged files and early uploads are
         raise UserError(f"{path}: {len(empty):,} states are all zero, the first in row {empty[0]}. Download it again.")
-    largest = float(np.abs(arrays["actions"]).max())
+
+
+def _check_actions(path: Path, act: np.ndarray) -> None:
+    largest = float(np.abs(act).max())
     if largest > 1 + 1e-4:  # tanh and float32 may overshoot by an ulp
         raise UserError(f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the bounds.")
 

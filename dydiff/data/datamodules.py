@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dydiff import ranks
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions, Windows
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError
+from dydiff.errors import UserError, at_least
 
 
 class OfflineDataModule(L.LightningDataModule):
@@ -85,6 +85,7 @@ class PretrainingDataModule(OfflineDataModule, ABC):
         super().__init__(source)
         if not 0 < holdout_fraction < 1:
             raise UserError(f"holdout_fraction must lie in (0, 1), not {holdout_fraction}.")
+        at_least(1, batch_size=batch_size, batches_per_epoch=batches_per_epoch, max_holdout_items=max_holdout_items)
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
         self.holdout_fraction = holdout_fraction

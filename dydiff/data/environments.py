@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from dydiff.data.tasks import TASKS, Task, TerminationRule, never
-from dydiff.errors import UserError
+from dydiff.errors import UserError, first_line
 
 # The rules of the table hold for every version of an environment.
 _RULES = {task.env_id.partition("-")[0]: task.terminated for task in TASKS.values()}
@@ -58,9 +58,8 @@ def _described(env_id: str, options_json: str) -> Task:
             warnings.simplefilter("ignore")
             env = gym.make(env_id, **options)
     except Exception as error:  # an environment may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"Gymnasium cannot make '{env_id}' ({reason}). One that a package of your own registers is "
+            f"Gymnasium cannot make '{env_id}' ({first_line(error)}). One that a package of your own registers is "
             f"'package:{env_id}'."
         ) from None
     limit = env.spec.max_episode_steps if env.spec is not None else None

@@ -10,7 +10,7 @@ import torch
 from dydiff.data.environments import task_of, to_unit_actions
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
 from dydiff.data.tasks import Task, TerminationRule
-from dydiff.errors import UserError
+from dydiff.errors import UserError, first_line
 
 
 class MinariSource(EpisodeSource):
@@ -66,10 +66,9 @@ def _open(dataset: str) -> Any:
     try:
         return minari.load_dataset(dataset, download=True)
     except Exception as error:  # it passes on whatever its storage and its remote raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"Minari cannot get '{dataset}' ({reason}). `minari list remote` shows what there is; MINARI_DATASETS_PATH "
-            "names the folder of local datasets."
+            f"Minari cannot get '{dataset}' ({first_line(error)}). `minari list remote` shows what there is; "
+            "MINARI_DATASETS_PATH names the folder of local datasets."
         ) from None
 
 

@@ -12,7 +12,7 @@ import torch
 from dydiff.data.tasks import Task
 from dydiff.envs.make import make_env
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError
+from dydiff.errors import UserError, first_line
 from dydiff.files import replacing
 
 FORMATS = (".gif", ".mp4")
@@ -32,7 +32,7 @@ def check_video(path: Path, task: Task) -> None:
             import imageio_ffmpeg  # noqa: F401
         except ModuleNotFoundError:
             raise UserError("MP4 needs its encoder: pip install -e '.[video]'; GIF needs nothing.") from None
-    env = make_env(task, render_mode="rgb_array")
+    env = _filmed(task, 32)
     env.reset(seed=0)
     _draw(env)
     env.close()
@@ -49,13 +49,13 @@ def save_video(
         task: The task.
         seed: Of the episode's reset: the same episode as in an evaluation with this seed.
         path: A GIF or MP4 file.
-        size: Width and height in pixels.
+        size: Width and height in pixels, where MuJoCo draws; other environments have sizes of their own.
         device: Where the policy is.
 
     Returns:
         The undiscounted return.
     """
-    env = make_env(task, render_mode="rgb_array", width=size, height=size)
+    env = _filmed(task, size)
     stride = max(1, round(env.metadata.get("render_fps", _FRAMES_PER_SECOND) / _FRAMES_PER_SECOND))
     obs, _ = env.reset(seed=seed)
     frames, total, done, step = [_draw(env)], 0.0, False, 0
@@ -76,14 +76,31 @@ def save_video(
     return total
 
 
+def _filmed(task: Task, size: int) -> gym.Env:
+    """The environment, to be drawn."""
+    try:
+        env = make_env(task, render_mode="rgb_array")
+    except Exception as error:  # an environment may raise anything
+        raise UserError(f"{task.env_id} cannot be drawn: {first_line(error)}") from None
+    if not _by_mujoco(env):
+        return env
+    env.close()
+    return make_env(task, render_mode="rgb_array", width=size, height=size)
+
+
+def _by_mujoco(env: gym.Env) -> bool:
+    return hasattr(env.unwrapped, "mujoco_renderer")
+
+
 def _draw(env: gym.Env) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.asarray(env.render())
     except Exception as error:  # OpenGL libraries fail in ways of their own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        advice = "."
+        if _by_mujoco(env):
+            advice = " here. Without a display, put MUJOCO_GL=egl (or osmesa) before the command, and install that."
         raise UserError(
-            "MuJoCo cannot draw here. On a machine without a display, put MUJOCO_GL=egl (or osmesa) before the "
-            f"command, and install that library. It said: {reason}"
+            f"{type(env.unwrapped).__name__} cannot be drawn{advice} It said: {first_line(error)}"
         ) from None
