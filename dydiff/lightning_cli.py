@@ -21,7 +21,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.rollout import SyntheticRollout
 from dydiff.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
 from dydiff.agents.base import Agent, check_task
 from dydiff.checkpoints import WholeCheckpointIO, check_settings, check_weights, publish, read_checkpoint
@@ -221,9 +220,8 @@ class DyDiffCLI(LightningCLI):
     def before_fit(self) -> None:
         self._config.ckpt_path = None  # in the saved config it would make another run of it begin at its end
         self.source.load()
-        for rollout in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(rollout, SyntheticRollout):
-                rollout.check(self.model)
+        if check := getattr(self._get(self.config_init, "rollout"), "check", None):
+            check(self.model)
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, Path(self._config.runs_dir, self.name))
         self.seconds = self.parts.train_and_load(train_part)
