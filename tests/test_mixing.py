@@ -157,7 +157,7 @@ def test_without_cloning_synthetic_actions_the_real_ones_alone_count(train):
         assert 0 < real.sum() < 20
         expected = (act[real] - minibatch.act[real]).square().mean()
         torch.testing.assert_close(agent.cloning_loss(act, minibatch.act), expected)
-    for ratio, told in ((None, "which transitions are real"), (0.0, "needs real transitions to clone")):
+    for ratio, told in ((None, "which transitions are real"), (0.0, "needs a real transition in each minibatch")):
         rollout = SyntheticRollout(Marked(), Hardmax(), rollout_batch_size=30, real_ratio=ratio)
         with pytest.raises(UserError, match=told):
             train(rollout, agent=TD3BC(11, 3, hidden_sizes=(8,), clone_synthetic=False))
