@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from tiny import QUIET
+from torch.utils.tensorboard import SummaryWriter
 
 from dydiff.cli import main
 from dydiff.report.plots import ablation_points
@@ -312,6 +313,37 @@ def test_tensorboard_and_csv_logs_say_the_same(place):
     assert runs[0].steps == runs[1].steps and runs[0].finished and runs[1].finished
     assert runs[0].scores == pytest.approx(runs[1].scores)
     assert runs[0].label == "Base" and len(by_label(runs)) == 1
+
+
+def test_minutes_leave_out_the_break_before_a_run_goes_on(tmp_path):
+    """Ten minutes of which the last five are lost with the checkpoint's rest, an hour of nothing, five minutes more."""
+    run = tmp_path / "run"
+    write_run(run, ())
+    (run / "metrics.csv").unlink()
+    start = 1_700_000_000
+    for part, records in enumerate([((0, 0), (100, 5), (200, 10)), ((150, 70), (300, 75))]):
+        writer = SummaryWriter(str(tmp_path / str(part)), purge_step=150 if part else None)
+        for step, minute in records:
+            writer.add_scalar("eval/score", step, step, walltime=start + 60 * minute)
+        writer.close()
+        (written,) = (tmp_path / str(part)).iterdir()
+        written.rename(run / f"events.out.tfevents.{start + 60 * records[0][1]}.here.1.{part}")
+    (read,) = read_runs([str(run)])
+    assert read.steps == [0, 100, 150, 300]
+    assert read.log.minutes == pytest.approx(10)
+
+
+def test_logs_that_are_given_twice_do_not_change_what_is_usual(tmp_path, monkeypatch, capsys):
+    """Two runs of one value and three of another: twice two would be more than three."""
+    for seed in range(5):
+        write_run(tmp_path / f"runs/{seed}", (1, 2, 3), "DyDiff-S", seed, num_corrections=int(seed > 1))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "runs/0", "runs/1", "--out", "first", "--reps", "20"]) == 0
+    assert main(["report", "first/runs.jsonl", "runs", "--reps", "20"]) == 0
+    assert "Left out" not in capsys.readouterr().out
+    assert list(table((tmp_path / "report/report.md").read_text(), "Score of the last")) == [
+        "method", "---", "DyDiff-S", "DyDiff-S, num_corrections=0"
+    ]  # fmt: skip
 
 
 def test_the_papers_numbers_are_there():

@@ -35,8 +35,7 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
     finished = [run for run in found if run.finished]
     for run, others in found.items():
         for other in others:
-            if other.log != run.log:
-                print(f"Left out, as {run.log.folder} has the same settings and seed: {other.log.folder}")
+            print(f"Left out, as {run.log.folder} has the same settings and seed: {other.log.folder}")
         if not run.finished:
             print(f"Left out, as it is at update {run.steps[-1]:,} of {run.planned:,}: {run.log.folder}")
     if not finished:
@@ -89,7 +88,7 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
         ]
         lines += _table(grouped, datasets, lambda run: run.log.q_mean or 0.0)
     if all(run.log.minutes is not None for run in runs):
-        lines += ["Minutes of a run, from the first record to the last:\n"]
+        lines += ["Minutes of a run, from the first record to the last, without breaks:\n"]
         lines += _table(grouped, datasets, lambda run: run.log.minutes or 0.0)
     return lines
 

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ class Log:
         config: Its settings, nested as in its config.yaml.
         scores: Updates and normalised score at each evaluation.
         q_mean: Mean Q value of the last minibatches on record; ``None`` where there is none.
-        minutes: From the first record to the last; ``None`` where they have no times.
+        minutes: From the first record to the last, without the time between a part of the run that was broken off and
+            the next; ``None`` where the records have no times.
     """
 
     folder: str
@@ -106,10 +109,16 @@ def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
         return {}, None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # A run that goes on repeats the records since its checkpoint: the reader drops those before, and warns of it.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
-    tags = reader.Tags()["scalars"]
-    curves = {
-        tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in tags if tag in (_SCORE, _Q_MEAN)
-    }
-    times = [reader.Scalars(tag)[end].wall_time for tag in tags for end in (0, -1)]
-    return curves, (max(times) - min(times)) / 60 if times else None
+    events = {tag: reader.Scalars(tag) for tag in reader.Tags()["scalars"]}
+    curves = {tag: [(event.step, event.value) for event in events[tag]] for tag in events if tag in (_SCORE, _Q_MEAN)}
+    return curves, _minutes(folder, sorted({event.wall_time for each in events.values() for event in each}))
+
+
+def _minutes(folder: Path, times: Sequence[float]) -> float | None:
+    """Minutes between records, of which each part of a run has a file with its start in the name."""
+    starts = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    spans = [late - early for early, late in pairwise(times) if not any(early < start <= late for start in starts)]
+    return sum(spans) / 60 if times else None

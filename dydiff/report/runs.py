@@ -1,5 +1,6 @@
 """What logs say of agents' runs: which method on what data, with which settings, and its scores."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
-    """All agents' runs in some places, with what sets them apart.
+    """All agents' runs in some places, with what sets them apart; of one that two places have, the last place's.
 
     Args:
         paths: Folders of runs, and files of logs.
@@ -92,7 +93,11 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     Raises:
         UserError: No run there, or one that cannot be read.
     """
-    runs = [_run(log) for log in read_logs(paths)]
+    each = {
+        json.dumps([run.dataset, run.agent, run.method, run.seed, run.settings, run.log.scores], sort_keys=True): run
+        for run in map(_run, read_logs(paths))
+    }
+    runs = list(each.values())
     groups: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         groups[run.agent, run.method][run.dataset].append(run)
