@@ -3,7 +3,7 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from dydiff.errors import UserError
 from dydiff.files import replacing
@@ -21,7 +21,7 @@ def error_table(folder: str, reference: str, out: str) -> None:
 
     Writes a Markdown table for each dataset and kind of actions: mean and median error over windows, averaged over
     steps, each as mean ± standard deviation over seeds; the mean error divided by the reference's of the same seed; and
-    the time divided by the reference's.
+    the time divided by the reference's, the median of the seeds, as a busy machine's seconds are.
 
     Args:
         folder: Folder with a folder for each seed, each the ``out`` of a run of ``horizon_error``.
@@ -71,7 +71,7 @@ def _rows(methods: dict[str, Figures], reference: str) -> list[str]:
             [mine[key] / against[seed][key] for seed, mine in figures.items() if seed in against]
             for key in ("mean", "seconds")
         )
-        compared = [_spread(ratio), f"{fmean(seconds):.2f}"] if ratio else ["", ""]
+        compared = [_spread(ratio), f"{median(seconds):.2f}"] if ratio else ["", ""]
         rows.append([name, str(len(figures)), *spread, *compared])
     return markdown_table(header, rows)
 
