@@ -227,6 +227,36 @@ def test_updates_that_are_recorded_and_replayed_equal_the_plain_ones(monkeypatch
     _agree(*recorded, *plain)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", None])
+def test_a_learning_rate_that_falls_to_nothing_stops_the_updates(backend):
+    agent, after = make("td3bc"), []  # the weights when each of three steps begins
+    agent.compile_backend = backend
+
+    def slow_down(batch, batch_idx):
+        after.append(next(agent.actor.parameters()).detach().clone())
+        for minimizer in agent.minimizers:
+            minimizer.optimizer.param_groups[0]["lr"] *= float(batch_idx == 0)
+
+    agent.on_train_batch_start = slow_down
+    train(agent, random_batches(6), updates_per_step=2)
+    assert not torch.equal(after[1], after[0])
+    assert torch.equal(after[2], after[1])
+
+
+def test_an_optimizer_of_two_groups_steps_both():
+    agent = make("td3bc")
+    first, *rest = agent.actor.parameters()
+    groups = [{"params": [first]}, {"params": rest, "lr": 0.0}]
+    agent.configure_optimizers = lambda: [
+        torch.optim.Adam(groups, lr=1e-3),
+        torch.optim.Adam(agent.critics.parameters()),
+    ]
+    begun = [parameter.detach().clone() for parameter in agent.actor.parameters()]
+    train(agent, random_batches(4))
+    moved = [not torch.equal(now, then) for now, then in zip(agent.actor.parameters(), begun, strict=True)]
+    assert moved == [True] + [False] * len(rest)
+
+
 def test_what_cannot_be_compiled_runs_as_it_is(caplog):
     caplog.set_level("INFO")
     broken, plain = _trained("td3bc", "nonesuch"), _trained("td3bc", None)

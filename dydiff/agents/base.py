@@ -165,6 +165,8 @@ class Agent(EvaluatedModule):
         collected: dict[str, list[Tensor]] = defaultdict(list)
         before = int(self.num_updates)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for minimizer in self.minimizers:
+            minimizer.take_lr()
         for index in range(len(batch.reward)):
             for name, value in self._update(batch.at(index), **self.schedule(before + index + 1)).items():
                 collected[name].append(value)

@@ -18,25 +18,37 @@ class Minimizer:
     optimizer's either way.
 
     Args:
-        optimizer: A plain Adam of one parameter group.
+        optimizer: Any; only a plain Adam of one parameter group can be compiled.
+
+    Attributes:
+        is_plain: Whether it is one.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        (group,) = optimizer.param_groups
+        group, *others = optimizer.param_groups
         self.optimizer = optimizer
-        self.parameters: list[Tensor] = group["params"]
-        self.is_plain = type(optimizer) is torch.optim.Adam and not any(
-            group[key] for key in ("weight_decay", "amsgrad", "maximize", "differentiable")
+        self.parameters: list[Tensor] = [each for group in optimizer.param_groups for each in group["params"]]
+        self.is_plain = (
+            type(optimizer) is torch.optim.Adam
+            and not others
+            and not any(group[key] for key in ("weight_decay", "amsgrad", "maximize", "differentiable"))
         )
         if not self.is_plain:
             return
-        self.lr, (self.beta1, self.beta2), self.eps = float(group["lr"]), group["betas"], group["eps"]
+        self.lr = torch.empty((), device=self.parameters[0].device)
+        (self.beta1, self.beta2), self.eps = group["betas"], group["eps"]
+        self.take_lr()
         for parameter in self.parameters:
             if not optimizer.state[parameter]:
                 begun = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                 optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **begun}
         states = [optimizer.state[parameter] for parameter in self.parameters]
         self.state = [[state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")]
+
+    def take_lr(self) -> None:
+        """Let the next compiled steps have the learning rate that the optimizer has now: schedules change it."""
+        if self.is_plain:
+            self.lr.fill_(self.optimizer.param_groups[0]["lr"])
 
     def __call__(self, loss: Tensor, max_grad_norm: float | None = None) -> None:
         """One step; given ``max_grad_norm``, the gradient is clipped to it."""
@@ -85,7 +97,7 @@ def compiled(
     if not cuda_graphs:
         return graph
     for minimizer in minimizers:
-        for tensor in chain.from_iterable(minimizer.state):
+        for tensor in (minimizer.lr, *chain.from_iterable(minimizer.state)):
             torch._dynamo.mark_static_address(tensor)  # a recorded kernel writes where it wrote; networks are so marked
 
     def replay(batch: Any, **switches: bool) -> dict[str, Tensor]:
