@@ -123,7 +123,7 @@ class _Random(EpisodeSource):
     def task(self) -> Task:
         return self._task
 
-    def load(self) -> Episodes:
+    def read(self) -> Episodes:
         count = len(self.transitions.reward)
         return Episodes(self.transitions, torch.zeros(count, dtype=torch.bool), torch.tensor([count]))
 

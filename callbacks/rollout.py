@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from callbacks.progress import track
 from dydiff import ranks
 from dydiff.agents.base import Agent
+from dydiff.data.checks import trajectories_flaw
 from dydiff.data.episodes import Trajectories
 from dydiff.errors import UserError, at_least
 from dydiff.rollout.base import Synthesizer
@@ -166,7 +168,20 @@ class SyntheticRollout(L.Callback):
         states = agent.data.real.obs
         rows = torch.randint(len(states), (size,), generator=generator, device=states.device)
         policy = agent.policy(self.sample_actions, generator)
-        return self.synthesizer.synthesize(policy, states[rows], generator)
+        made = self.synthesizer.synthesize(policy, states[rows], generator)
+        self._check_made(made, size, agent)
+        return made
+
+    def _check_made(self, made: Any, size: int, agent: Agent) -> None:
+        """Refuse what breaks the synthesizer's contract, which anyone may have written."""
+        name = f"{type(self.synthesizer).__name__}.synthesize"
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Trajectories)):
+            raise UserError(f"{name} must return (Trajectories, figures), not {type(made).__name__}.")
+        if flaw := trajectories_flaw(made[0], size, agent.obs_dim, agent.act_dim):
+            raise UserError(f"{name} must return sound trajectories: {flaw}.")
+        for figure, values in made[1].items():
+            if not isinstance(values, Tensor) or values.shape != (size,):
+                raise UserError(f"{name}: the figure '{figure}' must have a number for each of {size} trajectories.")
 
     def range_excess(self, trajectories: Trajectories) -> Tensor:
         """How far each trajectory leaves the data's range, ``[N]``: in the worst of its states and dimensions, in

@@ -6,7 +6,7 @@ import pkgutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from dydiff import ranks
 from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import EpisodeSource
-from dydiff.errors import UserError, did_you_mean
+from dydiff.errors import UserError, did_you_mean, first_line
 from dydiff.lightning_cli import AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
 from dydiff.parser import Parser, user_error
 from dydiff.pretraining import Parts, make_source
@@ -37,7 +37,7 @@ def functions_of(command: str) -> dict[str, Callable[..., Any]]:
 
 def analyze(name: str, args: Sequence[str]) -> None:
     """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
-    measure = functions_of("analyze")[name]
+    measure = _function_of("analyze", name)
     if "source" not in inspect.signature(measure).parameters:  # it is of what other analyses wrote
         _call(measure, _parser("analyze", name, measure), args)
         return
@@ -78,9 +78,8 @@ def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
     """
     try:
         if args[0] == "analyze":
-            analyses = functions_of("analyze")
-            name = _known("analyze", args[1:], analyses)
-            config = _analysis_parser(name, analyses[name]).parse_args(list(args[2:]))
+            name = args[1] if len(args) > 1 else ""
+            config = _analysis_parser(name, _function_of("analyze", name)).parse_args(list(args[2:]))
             parts = _analysis_parts(config)
         else:
             config = parse_fit(args)
@@ -103,7 +102,7 @@ def run_sweep(args: Sequence[str]) -> None:
 
 def collect(name: str, args: Sequence[str]) -> None:
     """``collect <what>``: make a dataset."""
-    make = functions_of("collect")[name]
+    make = _function_of("collect", name)
     path = _call(make, _parser("collect", name, make), args)
     show_line(f"Written to {path}; use it with --data.source.path {path}")
 
@@ -146,27 +145,32 @@ def _run_command(command: str, args: Sequence[str]) -> None:
     Raises:
         UserError: There is no such thing to do.
     """
-    functions = functions_of(command)
     name = args[0] if args else ""
     if name in ("-h", "--help"):
         print(f"usage: python -m dydiff {command} WHAT --help\n")
-        for known, function in functions.items():
+        for known, function in functions_of(command).items():
             print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
         raise SystemExit(0)
-    COMMANDS[command](_known(command, args, functions), args[1:])
+    COMMANDS[command](name, args[1:])
 
 
-def _known(command: str, args: Sequence[str], functions: Mapping[str, Any]) -> str:
-    """The first argument, if it is one of the functions.
+def _function_of(command: str, name: str) -> Callable[..., Any]:
+    """What a command can do, by its name, or a function of anyone's by its import path.
 
     Raises:
-        UserError: It is not.
+        UserError: There is no such thing.
     """
-    name = args[0] if args else ""
-    if name not in functions:
-        known = did_you_mean(name, functions) if name else f" {' or '.join(functions)}."
-        raise UserError(f"{command} what?{f' Not {name!r}.' if name else ''}{known}")
-    return name
+    functions = functions_of(command)
+    if name in functions:
+        return functions[name]
+    module, _, attribute = name.rpartition(".")
+    if module:
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{command} what? There is no {name}: {first_line(error)}.") from error
+    known = did_you_mean(name, functions) if name else f" {' or '.join(functions)}."
+    raise UserError(f"{command} what?{f' Not {name!r}.' if name else ''}{known}")
 
 
 def _obs_dim(source: EpisodeSource) -> int:
@@ -185,6 +189,7 @@ def _quieten() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*sync_dist=True.*",  # what is logged is pooled over ranks already
         ".*random_state is deprecated.*",  # rliable's own call
+        ".*Experiment logs directory .* exists and is not empty.*",  # that of a run that goes on, whose files are kept
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):

@@ -55,4 +55,4 @@ def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     near = difflib.get_close_matches(word, known, n=count, cutoff=0.5)
     if near:
         return f" Did you mean {', '.join(near)}?"
-    return f" Known: {', '.join(sorted(known))}." if len(known) <= 20 else ""
+    return f" Known: {', '.join(sorted(known))}." if 0 < len(known) <= 20 else ""

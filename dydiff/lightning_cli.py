@@ -18,7 +18,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
@@ -28,9 +28,10 @@ from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
+from dydiff.loggers import loggers_of
 from dydiff.models.pretrained import PretrainedModule
-from dydiff.parser import NO_ROLLOUT, Parser, user_error
-from dydiff.pretraining import Part, Parts, make_source, part_directory
+from dydiff.parser import NO_ROLLOUT, Parser
+from dydiff.pretraining import Part, Parts, check_part, make_source, part_directory
 from dydiff.rollout.base import Synthesizer
 from dydiff.run_folders import claim_version, find_last, find_to_score
 from dydiff.settings import class_of, make_absolute, plain
@@ -89,8 +90,8 @@ class DyDiffCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except Exception as error:
-            if self.claimed is not None and user_error(error) is not None and self.trainer.global_step == 0:
+        except Exception:
+            if self.claimed is not None and self.trainer.global_step == 0:
                 shutil.rmtree(self.claimed, ignore_errors=True)  # nothing was trained
             raise
 
@@ -168,7 +169,7 @@ class DyDiffCLI(LightningCLI):
         config.name = self.name
         make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):
-            self._check_part(config)
+            check_part(self.name, config)
             self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
             self._until_exit.enter_context(self.part.alone())
             if self.part.trained:
@@ -177,12 +178,6 @@ class DyDiffCLI(LightningCLI):
                 self.checkpoint = read_checkpoint(self.part.interrupted)
                 config.ckpt_path = str(self.part.interrupted)
         self.parts = parts_of(config, self.source)
-
-    def _check_part(self, config: Namespace) -> None:
-        if class_of(config.rollout) is not L.Callback:
-            raise UserError("A model that is trained by itself takes no --rollout: that is for agents.")
-        if config.trainer.logger not in (None, True):
-            raise UserError("A part logs into its own folder, where runs look for it: leave trainer.logger out.")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
@@ -220,13 +215,14 @@ class DyDiffCLI(LightningCLI):
     def before_fit(self) -> None:
         self._config.ckpt_path = None  # in the saved config it would make another run of it begin at its end
         self.source.load()
+        if isinstance(self.model, Agent):
+            self.model.check()
         if check := getattr(self._get(self.config_init, "rollout"), "check", None):
             check(self.model)
         if self.trainer.is_global_zero and self.part is None:
             show_plan(self.parts, self.name, self.source, Path(self._config.runs_dir, self.name))
         self.seconds = self.parts.train_and_load(train_part)
-        if self._config.trainer.logger in (None, True):
-            self.trainer.logger = self._logger()
+        self.trainer.loggers = self._loggers()
         self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
@@ -241,14 +237,14 @@ class DyDiffCLI(LightningCLI):
         agent.compile_backend = "inductor" if compiles else None
         agent.overlap_evaluation |= pays_to_overlap_evaluation(self.trainer)
 
-    def _logger(self) -> TensorBoardLogger:
-        """TensorBoard in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
+    def _loggers(self) -> list[Logger]:
+        """Those in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
         purge_step = None
         if self.checkpoint is not None:  # what was logged after it is logged again
             state = self.checkpoint["state_dict"]
             purge_step = int(state.get("num_updates", self.checkpoint["global_step"])) + 1
         if self.part is not None:
-            return TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False, purge_step=purge_step)
+            return [TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False, purge_step=purge_step)]
         folder, version = Path(self._config.runs_dir, self.name), self.version
         for torn in folder.glob(f"version_{version}/checkpoints/*.part"):  # of a process that died while it wrote
             torn.unlink(missing_ok=True)
@@ -258,9 +254,7 @@ class DyDiffCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 version = claim_version(folder)
                 self.claimed = folder / f"version_{version}"
-        return TensorBoardLogger(
-            self._config.runs_dir, self.name, version, default_hp_metric=False, purge_step=purge_step
-        )
+        return loggers_of(self._config.trainer.logger, self.trainer.loggers, folder / f"version_{version}", purge_step)
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.begin

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,8 +11,9 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dydiff.data.d4rl import D4RLSource
 from dydiff.errors import UserError, did_you_mean
-from dydiff.settings import arguments_of
+from dydiff.settings import arguments_of, class_at, class_of
 
 NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # Lightning's callback that does nothing
 _SOURCE = ("dydiff.data.minari.MinariSource", "dydiff.data.split.SplitSource")
@@ -64,7 +66,7 @@ def _prefer_named_dataset(config: Namespace, args: Sequence[str]) -> None:
     }
     settings = config.get(config.get("subcommand") or "", config)
     source = settings.get("data.init_args.source") or settings.get("source")
-    if named == {"dataset"} and source.init_args.get("path") is not None:
+    if named == {"dataset"} and issubclass(class_of(source), D4RLSource) and source.init_args.get("path") is not None:
         source.init_args.path = None
 
 
@@ -85,10 +87,20 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         suggestion = did_you_mean(unknown[1], arguments_of(classes[-1])) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
-        classes = [name for name, _ in inspect.getmembers(importlib.import_module(missing[1]), inspect.isclass)]
-        return f"No class '{missing[2]}' in {missing[1]}.{did_you_mean(missing[2], classes)}"
+        module = importlib.import_module(missing[1])
+        known = {name for name, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)}
+        known |= {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
+        return f"Nothing named '{missing[2]}' in {missing[1]}.{did_you_mean(missing[2], known)}"
+    value = re.search(r"Expected a path but (\S+) either", message)
+    if abstract := re.search(r"instantiatable class, but (?:(\S+) )?is abstract", message):
+        name = abstract[1] or (value[1] if value else "")
+        lacking = ", ".join(sorted(getattr(class_at(name), "__abstractmethods__", ()))) if name else "all that it needs"
+        return f"{where}: {name} cannot be made, as it lacks {lacking}: name a class that has it."
     lines = [line.strip(" -") for line in message.splitlines()]
     told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
+    if value and not value[1].endswith((".yaml", ".yml")):  # it was never meant for one
+        told = [line for line in told if "Expected a path but" not in line] or told
+        told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
 

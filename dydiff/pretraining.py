@@ -16,12 +16,13 @@ import torch
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, Path_fr
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from dydiff.data.episodes import EpisodeSource
 from dydiff.errors import UserError
 from dydiff.files import replacing
+from dydiff.loggers import is_default
 from dydiff.models.pretrained import PretrainedModule, load_weights
 from dydiff.rollout.base import Synthesizer
 from dydiff.settings import class_of, plain, shaping
@@ -199,6 +200,25 @@ def make_source(config: Namespace) -> EpisodeSource:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(EpisodeSource, "source", required=True)
     return parser.instantiate_classes(parser.parse_object({"source": plain(config)})).source
+
+
+def check_part(name: str, config: Namespace) -> None:
+    """Refuse a command that could not train a part, or not where runs look for it.
+
+    Args:
+        name: Name of the part.
+        config: Its parsed ``fit`` config.
+
+    Raises:
+        UserError: It has a rollout or a logger of its own, or would keep no weights.
+    """
+    if class_of(config.rollout) is not Callback:
+        raise UserError("A model that is trained by itself takes no --rollout: that is for agents.")
+    if not is_default(config.trainer.logger):
+        raise UserError("A part logs into its own folder, where runs look for it: leave trainer.logger out.")
+    checkpoints = [each for each in config.trainer.callbacks or [] if issubclass(class_of(each), ModelCheckpoint)]
+    if not any((each.get("init_args") or {}).get("monitor") for each in checkpoints):
+        raise UserError(f"'{name}' would keep no best weights: its trainer needs a ModelCheckpoint with 'monitor'.")
 
 
 def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir: str) -> Path:

@@ -99,7 +99,7 @@ def arguments_of(class_path: str) -> dict[str, inspect.Parameter]:
         ImportError, AttributeError: There is no such class.
     """
     found: dict[str, inspect.Parameter] = {}
-    for each in reversed(_class_at(class_path).__mro__[:-1]):
+    for each in reversed(class_at(class_path).__mro__[:-1]):
         if "__init__" in vars(each):
             found.update(inspect.signature(vars(each)["__init__"]).parameters)
     return {name: found[name] for name in sorted(found) if name not in ("self", "args", "kwargs")}
@@ -107,10 +107,11 @@ def arguments_of(class_path: str) -> dict[str, inspect.Parameter]:
 
 def class_of(config: Namespace) -> type:
     """The class that a config's ``class_path`` names."""
-    return _class_at(str(config.class_path))
+    return class_at(str(config.class_path))
 
 
-def _class_at(path: str) -> type:
+def class_at(path: str) -> type:
+    """The class at an import path."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from dydiff.data.episodes import EpisodeSource
+from dydiff.data.tasks import TASKS
 from dydiff.pretraining import Parts
 
 _console = Console(highlight=False, soft_wrap=True)
@@ -30,9 +31,11 @@ def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> N
     table.add_row(name, "train", str(folder))
     _console.print(table)
     episodes, task = source.load(), source.task
+    concerned = task.env_id in {known.env_id for known in TASKS.values()}
+    contacts = f", MuJoCo 2 contacts {'restored' if task.mujoco2_contacts else 'not restored'}" if concerned else ""
     show_line(
         f"Dataset {source.name}: {len(episodes):,} transitions in {len(episodes.lengths):,} episodes. Evaluation in "
-        f"{task.env_id}, MuJoCo 2 contacts {'restored' if task.mujoco2_contacts else 'not restored'}."
+        f"{task.env_id}{contacts}."
     )
 
 

@@ -108,7 +108,7 @@ def _not_finite(shape, row):
         ({"terminals": np.zeros((8, 2), bool)}, "'terminals' has shape"),
         ({"rewards": _not_finite(8, 5)}, "'rewards' has a value that is not finite in row 5"),
         ({"next_observations": _not_finite((8, 11), 2)}, "'next_observations' .* row 2"),
-        ({"actions": np.full((8, 3), 1.5, np.float32)}, r"actions reach 1.5, but must lie in \[-1, 1\]"),
+        ({"actions": np.full((8, 3), 1.5, np.float32)}, r"actions reach 1.5, but those of Hopper-v4 .* \[-1, 1\]"),
         ({"next_observations": None}, "terminals but no 'next_observations'"),
         ({"observations": np.array([b"text"] * 8)}, r"holds \|S4, not numbers"),
         ({key: np.zeros((0, *shape), np.float32) for key, shape in

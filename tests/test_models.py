@@ -25,7 +25,7 @@ from dydiff.models.reward import RewardModel
 class LinearSource(EpisodeSource):
     name, task = "linear", HOPPER
 
-    def load(self):
+    def read(self):
         return episodes()
 
 

@@ -23,7 +23,8 @@ def write_run(
     rollout = {"class_path": "lightning.pytorch.callbacks.Callback"}
     if method != "Base":
         name, _, initial = method.partition("-")
-        filter = {"class_path": f"x.{initial}oftmax", "init_args": {"keep_ratio": settings.pop("keep_ratio", 0.6)}}
+        known = {"S": "Softmax", "H": "Hardmax"}
+        filter = {"class_path": f"x.{known.get(initial)}", "init_args": {"keep_ratio": settings.pop("keep_ratio", 0.6)}}
         synthesizer = {"class_path": f"x.{name}", "init_args": settings}
         rollout = {"class_path": "x", "init_args": {"synthesizer": synthesizer, "filter": filter if initial else None}}
     config = {
@@ -307,8 +308,8 @@ def test_tensorboard_and_csv_logs_say_the_same(place):
     both = {"TB": "TensorBoardLogger", "CSV": "CSVLogger"}
     base = ["--rollout", "lightning.pytorch.callbacks.Callback"]
     for name, logger in both.items():
-        arguments = f"{{class_path: {logger}, init_args: {{save_dir: runs, name: {name}}}}}"
-        assert main(["fit", "--config", "run.yaml", *QUIET, *base, "--trainer.logger", arguments]) == 0
+        arguments = f"{{class_path: {logger}, init_args: {{save_dir: runs}}}}"
+        assert main(["fit", "--config", "run.yaml", *QUIET, *base, "--name", name, "--trainer.logger", arguments]) == 0
     runs = [read_runs([f"runs/{name}"])[0] for name in both]
     assert runs[0].steps == runs[1].steps and runs[0].finished and runs[1].finished
     assert runs[0].scores == pytest.approx(runs[1].scores)

@@ -16,6 +16,7 @@ from dydiff import ranks
 from dydiff.agents.evaluation import EvaluatedModule
 from dydiff.agents.minimizer import Minimizer, compiled
 from dydiff.checkpoints import check_weights, read_checkpoint
+from dydiff.data.checks import ACT_LIMIT
 from dydiff.data.episodes import Transitions
 from dydiff.data.tasks import Task
 from dydiff.errors import UserError, first_line
@@ -106,6 +107,24 @@ class Agent(EvaluatedModule):
             UserError: It cannot.
         """
 
+    def check(self) -> None:
+        """Refuse a subclass that breaks the contract, before anything is trained.
+
+        Raises:
+            UserError: Its checkpoints could not be loaded again, or its actions are not what an environment takes.
+        """
+        name = type(self).__name__
+        if "obs_dim" not in self.hparams:
+            raise UserError(
+                f"{name} must call self.save_hyperparameters() in its __init__, or its checkpoints cannot be loaded."
+            )
+        with torch.no_grad():
+            act = self.act(torch.zeros(2, self.obs_dim))
+        if act.shape != (2, self.act_dim):
+            raise UserError(f"{name}.act gives shape {tuple(act.shape)} for 2 states, not {(2, self.act_dim)}.")
+        if not (act.abs() <= ACT_LIMIT).all():
+            raise UserError(f"{name}.act must give actions in [-1, 1], not {float(act.abs().max()):.3g}.")
+
     def policy(self, sample: bool, generator: torch.Generator | None = None) -> "AgentPolicy":
         """What rollouts and evaluations see of the agent."""
         return AgentPolicy(self, sample, generator)
@@ -168,7 +187,9 @@ class Agent(EvaluatedModule):
         for minimizer in self.minimizers:
             minimizer.take_lr()
         for index in range(len(batch.reward)):
-            for name, value in self._update(batch.at(index), **self.schedule(before + index + 1)).items():
+            logged = self._update(batch.at(index), **self.schedule(before + index + 1))
+            self._check_metrics(logged)
+            for name, value in logged.items():
                 collected[name].append(value)
             progress.increment_ready()
             progress.increment_completed()  # of the trainer's global_step
@@ -176,6 +197,15 @@ class Agent(EvaluatedModule):
         metrics = _pooled({f"train/{name}": torch.stack(values) for name, values in collected.items()})
         self.log_metrics(metrics)
         check_finite(metrics, f"after {int(self.num_updates):,} updates")
+
+    def _check_metrics(self, metrics: Any) -> None:
+        if not isinstance(metrics, dict):
+            raise UserError(f"{type(self).__name__}.update must return metrics by name, not {metrics!r:.40}.")
+        for name, value in metrics.items():
+            if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
+                raise UserError(
+                    f"{type(self).__name__}.update must return detached scalar tensors, which '{name}' is not."
+                )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

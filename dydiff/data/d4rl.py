@@ -5,16 +5,19 @@ import http.client
 import os
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 
+from dydiff.data.checks import ACT_LIMIT
 from dydiff.data.environments import task_of, to_unit_actions
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
-from dydiff.data.tasks import TASKS, RemoteDataset, Task, TerminationRule, find_dataset
+from dydiff.data.tasks import TASKS, RemoteDataset, Task, find_dataset
 from dydiff.errors import UserError
 from dydiff.files import replacing
 
@@ -49,7 +52,7 @@ class D4RLSource(EpisodeSource):
         env_id: str | None = None,
         score_min: float | None = None,
         score_max: float | None = None,
-        terminated: TerminationRule | None = None,
+        terminated: Callable[..., Any] | None = None,
         mujoco2_contacts: bool | None = None,
     ) -> None:
         if dataset is None and path is None:
@@ -76,7 +79,7 @@ class D4RLSource(EpisodeSource):
             contacts = env_id in {task.env_id for task in TASKS.values()}
         return task_of(env_id, *self._score_range, self._terminated, contacts)
 
-    def load(self) -> Episodes:
+    def read(self) -> Episodes:
         path = self._local() if self.remote is None else cached_file(self.remote)
         stat = path.stat()
         return _read(path, self.task, stat.st_mtime_ns, stat.st_size)
@@ -159,8 +162,8 @@ def _download(remote: RemoteDataset, part: Path) -> None:
 def _read(path: Path, task: Task, modified_ns: int, num_bytes: int) -> Episodes:
     arrays = _read_arrays(path)
     _check(path, arrays, task)
+    _check_actions(path, arrays["actions"], task)
     arrays["actions"] = to_unit_actions(arrays["actions"], task.act_bounds)
-    _check_actions(path, arrays["actions"])
     arrays["timeouts"] &= ~arrays["terminals"]
     ends = arrays["terminals"] | arrays["timeouts"]
     if "next_observations" in arrays:
@@ -225,10 +228,17 @@ def _check(path: Path, arrays: dict[str, np.ndarray], task: Task) -> None:
         raise UserError(f"{path}: {len(empty):,} states are all zero, the first in row {empty[0]}. Download it again.")
 
 
-def _check_actions(path: Path, act: np.ndarray) -> None:
-    largest = float(np.abs(act).max())
-    if largest > 1 + 1e-4:  # tanh and float32 may overshoot by an ulp
-        raise UserError(f"{path}: actions reach {largest:.3g}, but must lie in [-1, 1]. Rescale them to the bounds.")
+def _check_actions(path: Path, act: np.ndarray, task: Task) -> None:
+    """Whether actions, still in the environment's own units, lie within its bounds."""
+    extremes = np.stack([act.min(0), act.max(0)])
+    outside = np.abs(to_unit_actions(extremes, task.act_bounds)) > ACT_LIMIT
+    if outside.any():
+        side, column = np.argwhere(outside)[0]
+        low, high = (bound[column] for bound in task.act_bounds or ((-1.0,) * task.act_dim, (1.0,) * task.act_dim))
+        raise UserError(
+            f"{path}: actions reach {extremes[side, column]:.3g}, but those of {task.env_id} must lie in "
+            f"[{low:g}, {high:g}]. Rescale them to the bounds."
+        )
 
 
 def _jumps(reached: np.ndarray, following: np.ndarray) -> np.ndarray:

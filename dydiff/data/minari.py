@@ -1,5 +1,6 @@
 """Minari datasets, local ones and those that Minari downloads."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from dydiff.data.environments import task_of, to_unit_actions
 from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
-from dydiff.data.tasks import Task, TerminationRule
+from dydiff.data.tasks import Task
 from dydiff.errors import UserError, first_line
 
 
@@ -33,7 +34,7 @@ class MinariSource(EpisodeSource):
         env_id: str | None = None,
         score_min: float | None = None,
         score_max: float | None = None,
-        terminated: TerminationRule | None = None,
+        terminated: Callable[..., Any] | None = None,
     ) -> None:
         self.dataset = dataset
         opened = _open(dataset)
@@ -54,7 +55,7 @@ class MinariSource(EpisodeSource):
     def task(self) -> Task:
         return self._task
 
-    def load(self) -> Episodes:
+    def read(self) -> Episodes:
         return _read(self.dataset, self._task)
 
 

@@ -32,11 +32,11 @@ class SplitSource(EpisodeSource):
     def task(self) -> Task:
         return self.source.task
 
-    def load(self) -> Episodes:
+    def read(self) -> Episodes:
         return self._part(1)
 
     def held_back(self) -> Episodes:
-        """The episodes that :meth:`load` leaves out."""
+        """The episodes that :meth:`read` leaves out."""
         return self._part(0)
 
     def _part(self, side: int) -> Episodes:

@@ -97,16 +97,8 @@ def _read_folder(folder: Path) -> Log | None:
 
 def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
     """Steps and values of scores and Q values, and minutes, from TensorBoard's records or from ``metrics.csv``."""
-    table = folder / "metrics.csv"
-    if table.is_file():
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        curves = {
-            tag: [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)] for tag in (_SCORE, _Q_MEAN)
-        }
-        return curves, None
     if not any(folder.glob("events.out.tfevents.*")):
-        return {}, None
+        return _csv_curves(folder), None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # A run that goes on repeats the records since its checkpoint: the reader drops those before, and warns of it.
@@ -115,6 +107,19 @@ def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
     events = {tag: reader.Scalars(tag) for tag in reader.Tags()["scalars"]}
     curves = {tag: [(event.step, event.value) for event in events[tag]] for tag in events if tag in (_SCORE, _Q_MEAN)}
     return curves, _minutes(folder, sorted({event.wall_time for each in events.values() for event in each}))
+
+
+def _csv_curves(folder: Path) -> dict[str, _Curve]:
+    """From ``metrics.csv`` and those of a run's earlier parts, if it was broken off; what they repeat counts once."""
+    curves: dict[str, _Curve] = {_SCORE: [], _Q_MEAN: []}
+    for table in [*sorted(folder.glob("metrics_*.csv")), *folder.glob("metrics.csv")]:
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        first = min((int(row["step"]) for row in rows if row.get("step")), default=None)
+        for tag, curve in curves.items():
+            before = [point for point in curve if first is None or point[0] < first]
+            curves[tag] = before + [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
+    return curves
 
 
 def _minutes(folder: Path, times: Sequence[float]) -> float | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -11,6 +11,7 @@ from dydiff.report.logs import Log, read_logs
 from dydiff.settings import comparable
 
 BASE = "Base"
+_INITIALS = {"Hardmax": "H", "Softmax": "S"}
 _NAMES_OF_DATA = (".dataset", ".path")
 
 
@@ -21,8 +22,8 @@ class Run:
     Attributes:
         log: Its log.
         agent: Class name of its agent.
-        method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's initial, as in
-            ``DyDiff-S``.
+        method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's, of which the paper
+            has the initials, as in ``DyDiff-S``.
         planned: Updates that it was to make until its last evaluation; 0 where steps or hours end it, not epochs: then
             it counts as it stands.
         settings: All its settings, flat.
@@ -95,7 +96,7 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     """
     each = {
         json.dumps([run.dataset, run.agent, run.method, run.seed, run.settings, run.log.scores], sort_keys=True): run
-        for run in map(_run, read_logs(paths))
+        for run in _runs(read_logs(paths))
     }
     runs = list(each.values())
     groups: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
@@ -154,11 +155,24 @@ def _short(keys: Iterable[str]) -> dict[str, str]:
     return named
 
 
-def _run(log: Log) -> Run:
-    """The run of a log, before it is set apart from others."""
-    config = log.config
-    agent, method = _class_name(config["model"]), _method(config["rollout"])
-    return Run(log, agent, method, _planned(config), _settings(config), {}, frozenset())
+def _runs(logs: Sequence[Log]) -> Iterator[Run]:
+    """The runs of logs, before they are set apart: classes have their names, longer where two share one."""
+    paths = {path for log in logs for path in _class_paths(log.config) if path}
+    names = {"": "", **_short(paths)}
+    for log in logs:
+        agent, synthesizer, filter = (names[path] for path in _class_paths(log.config))
+        kind = _INITIALS.get(filter, filter)
+        method = synthesizer + (f"-{kind}" if kind else "") if synthesizer else BASE
+        yield Run(log, agent, method, _planned(log.config), _settings(log.config), {}, frozenset())
+
+
+def _class_paths(config: dict[str, Any]) -> tuple[str, str, str]:
+    """Of agent, synthesizer and filter; empty where there is none."""
+    kind = config["rollout"].get("init_args", {})
+    found = [
+        (each or {}).get("class_path", "") for each in (config["model"], kind.get("synthesizer"), kind.get("filter"))
+    ]
+    return str(found[0]), str(found[1]), str(found[2])
 
 
 def _planned(config: dict[str, Any]) -> int:
@@ -168,18 +182,6 @@ def _planned(config: dict[str, Any]) -> int:
     if epochs in (None, -1) or trainer.get("max_steps", -1) != -1 or trainer.get("max_time") is not None:
         return 0
     return epochs // every * every * config["data"]["init_args"]["updates_per_epoch"]
-
-
-def _method(rollout: dict[str, Any]) -> str:
-    synthesizer = rollout.get("init_args", {}).get("synthesizer")
-    if synthesizer is None:
-        return BASE
-    filter = rollout["init_args"].get("filter")
-    return _class_name(synthesizer) + (f"-{_class_name(filter)[0]}" if filter else "")
-
-
-def _class_name(config: dict[str, Any]) -> str:
-    return str(config["class_path"]).rpartition(".")[2]
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

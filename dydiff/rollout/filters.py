@@ -40,13 +40,15 @@ class Filter(ABC):
                 only, the other trajectories fill the places.
 
         Raises:
-            UserError: A subclass's keys have another shape.
+            UserError: A subclass's keys have another shape, or one is not a number.
         """
         keys = self.keys(trajectories, generator)
         size = len(trajectories.returns)
         if keys.shape != (size,):
             name = type(self).__name__
             raise UserError(f"{name}.keys must give one key for each of {size} trajectories, not {tuple(keys.shape)}.")
+        if keys.isnan().any():
+            raise UserError(f"{type(self).__name__}.keys gives keys that are not a number, which have no order.")
         kept = max(1, round(self.keep_ratio * (size if count is None else count)))
         return keys.topk(min(kept, size)).indices.sort().values
 

@@ -1,0 +1,62 @@
+"""The loggers of a run. Those that write files do so in the run's own folder, beside its checkpoints and its config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from dydiff.settings import class_of, plain
+
+Configs = Namespace | Sequence[Namespace] | bool | None
+"""What ``trainer.logger`` of a parsed config may be; ``None`` and ``True`` stand for the default."""
+
+
+def is_default(configs: Configs) -> bool:
+    """Whether no logger is named."""
+    return configs is None or configs is True
+
+
+def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_step: int | None) -> list[Logger]:
+    """The loggers of a run, first those that write files: there is one at least, TensorBoard's where none is named.
+
+    Args:
+        configs: ``trainer.logger`` of the parsed config.
+        made: What the trainer has made of it.
+        folder: The run's own.
+        purge_step: Of a run that goes on, the first update whose records are to be forgotten.
+    """
+    if is_default(configs):
+        return [_in_folder(TensorBoardLogger, {"default_hp_metric": False}, folder, purge_step)]
+    entries = configs if isinstance(configs, list) else [configs]
+    files: list[Logger] = []
+    others: list[Logger] = []
+    for entry, logger in zip(entries, made, strict=True):
+        kind = class_of(entry)
+        if issubclass(kind, (TensorBoardLogger, CSVLogger)):
+            arguments = {**plain(entry.get("init_args") or {}), **plain(entry.get("dict_kwargs") or {})}
+            files.append(_in_folder(kind, arguments, folder, purge_step))
+        else:
+            others.append(logger)
+    return [*(files or loggers_of(None, (), folder, purge_step)), *others]
+
+
+def _in_folder(
+    kind: type[TensorBoardLogger | CSVLogger], arguments: dict[str, Any], folder: Path, purge_step: int | None
+) -> Logger:
+    """A logger in a folder, which the logger itself takes for one of a name and a version."""
+    place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
+    if issubclass(kind, TensorBoardLogger):
+        return kind(**{**arguments, **place, "purge_step": purge_step})
+    _keep_earlier(folder / "metrics.csv")
+    return kind(**{**arguments, **place})
+
+
+@rank_zero_only  # the others do not log, nor know the folder
+def _keep_earlier(table: Path) -> None:
+    """Rename what a run has logged before it goes on: Lightning's logger removes a file of its own name."""
+    if table.is_file():
+        number = len(list(table.parent.glob("metrics_*.csv")))
+        table.rename(table.with_name(f"metrics_{number:03}.csv"))
