@@ -11,7 +11,6 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dydiff.data.d4rl import D4RLSource
 from dydiff.errors import UserError, did_you_mean
 from dydiff.settings import arguments_of, class_at, class_of
 
@@ -66,8 +65,10 @@ def _prefer_named_dataset(config: Namespace, args: Sequence[str]) -> None:
     }
     settings = config.get(config.get("subcommand") or "", config)
     source = settings.get("data.init_args.source") or settings.get("source")
-    if named == {"dataset"} and issubclass(class_of(source), D4RLSource) and source.init_args.get("path") is not None:
-        source.init_args.path = None
+    if named == {"dataset"} and source.init_args.get("path") is not None:
+        path = inspect.signature(class_of(source)).parameters["path"]
+        if path.default is None:  # where a class needs both, one is not instead of the other
+            source.init_args.path = None
 
 
 def explain(message: str, known_keys: Iterable[str] = ()) -> str:

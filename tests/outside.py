@@ -159,3 +159,11 @@ class Broken(L.Callback):
 def tallest(source: EpisodeSource, scale: float = 1.0) -> None:
     """Measure the tallest state."""
     print(f"{scale * float(source.load().transitions.obs[:, 0].max()):.4f}")
+
+
+class Chapters(D4RLSource):
+    """A file of which a part is named."""
+
+    def __init__(self, path: str, dataset: str = "all") -> None:
+        super().__init__(path=path)
+        self._name = dataset

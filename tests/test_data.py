@@ -51,6 +51,15 @@ class TestReading:
         assert episodes.transitions.terminal[end]
         assert not torch.equal(episodes.transitions.next_obs[end], episodes.transitions.obs[end + 1])
 
+    def test_rows_out_of_order_are_told(self, write_dataset, caplog):
+        caplog.set_level("INFO")
+        load(write_dataset((20, 20), name="orderly.hdf5"))
+        assert "Is it in the order" not in caplog.text
+        with h5py.File(write_dataset((20, 20))) as file:
+            shuffled = {key: file[key][()][torch.randperm(40).numpy()] for key in file}
+        load(write_dataset((40,), name="shuffled.hdf5", **shuffled))
+        assert "shuffled.hdf5: most rows do not go on from the row before. Is it in the order" in caplog.text
+
     def test_unfinished_last_episode_is_kept_without_a_flag(self, write_dataset):
         episodes = load(write_dataset((4, 4), timeouts=np.zeros(8, bool)))
         assert episodes.lengths.tolist() == [4, 4]

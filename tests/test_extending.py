@@ -89,6 +89,14 @@ def test_a_dataset_that_cannot_be_read_is_told(place, capsys, rollout):
     assert "Missing 'missing' cannot be read: FileNotFoundError" in error and "(outside.py, line " in error
 
 
+def test_a_dataset_of_someone_elses_may_have_both_a_path_and_a_name(place):
+    config = yaml.safe_load(Path("run.yaml").read_text())
+    config["data"]["init_args"]["source"]["class_path"] = "outside.Chapters"
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    assert fit(*BASE, "--data.source.dataset", "second", "--trainer.max_epochs", "1") == 0
+    assert [run.dataset for run in read_runs(["runs"])] == ["second"]
+
+
 @pytest.mark.parametrize("rule", ["fell", "fell_as_documented", "fell_said_otherwise"])
 def test_a_termination_rule_is_taken_whatever_it_says_it_gives(place, rule):
     assert fit(*BASE, "--data.source.terminated", f"outside.{rule}", "--trainer.max_epochs", "1") == 0

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.data.checks import ACT_LIMIT
 from dydiff.data.environments import task_of, to_unit_actions
@@ -170,6 +171,8 @@ def _read(path: Path, task: Task, modified_ns: int, num_bytes: int) -> Episodes:
         jumps = _jumps(arrays["next_observations"][:-1], arrays["observations"][1:]) & ~ends[:-1]
         arrays["timeouts"][:-1] |= jumps  # an end that nobody marked: no window may cross it
         ends[:-1] |= jumps
+        if jumps.mean() > 0.5:
+            rank_zero_info(f"{path}: most rows do not go on from the row before. Is it in the order of its episodes?")
     else:
         arrays, ends = _with_next_observations(path, arrays, ends)
     ends[-1] = True  # the last episode may be cut off with neither flag set
