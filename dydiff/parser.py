@@ -99,7 +99,7 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         return f"{where}: {name} cannot be made, as it lacks {lacking}: name a class that has it."
     lines = [line.strip(" -") for line in message.splitlines()]
     told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
-    if value and not value[1].endswith((".yaml", ".yml")):  # it was never meant for one
+    if value and "." in value[1] and not value[1].endswith((".yaml", ".yml")):  # it was never meant for a path
         told = [line for line in told if "Expected a path but" not in line] or told
         told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]

@@ -1,5 +1,6 @@
 """The models learn a world that is known in closed form, through a Trainer as their configs train them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -11,7 +12,7 @@ from linear import ACT_DIM, OBS_DIM, episodes, true_reward, true_rollout, true_s
 from dydiff.checkpoints import publish
 from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
 from dydiff.data.episodes import EpisodeSource, Transitions
-from dydiff.data.tasks import HOPPER
+from dydiff.data.tasks import HOPPER, never
 from dydiff.errors import UserError
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
@@ -23,7 +24,7 @@ from dydiff.models.reward import RewardModel
 
 
 class LinearSource(EpisodeSource):
-    name, task = "linear", HOPPER
+    name, task = "linear", replace(HOPPER, obs_dim=OBS_DIM, act_dim=ACT_DIM, terminated=never)
 
     def read(self):
         return episodes()
