@@ -136,7 +136,7 @@ def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
 
 def _summary(function: Callable[..., Any]) -> str:
     """What a docstring says before it comes to the arguments, which are listed by themselves."""
-    return inspect.getdoc(function).partition("Args:")[0].strip()  # type: ignore[union-attr]
+    return (inspect.getdoc(function) or "").partition("Args:")[0].strip()
 
 
 def _run_command(command: str, args: Sequence[str]) -> None:
@@ -164,11 +164,14 @@ def _function_of(command: str, name: str) -> Callable[..., Any]:
     if name in functions:
         return functions[name]
     module, _, attribute = name.rpartition(".")
-    if module:
+    if module and all(part.isidentifier() for part in name.split(".")):
         try:
-            return getattr(import_module(module), attribute)
+            found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{command} what? There is no {name}: {first_line(error)}.") from error
+        if not inspect.isfunction(found):
+            raise UserError(f"{command} what? {name} is a {type(found).__name__}, not a function.")
+        return found
     known = did_you_mean(name, functions) if name else f" {' or '.join(functions)}."
     raise UserError(f"{command} what?{f' Not {name!r}.' if name else ''}{known}")
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,7 +28,7 @@ from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.episodes import EpisodeSource
 from dydiff.envs.video import check_video, save_video
 from dydiff.errors import UserError
-from dydiff.loggers import loggers_of
+from dydiff.loggers import loggers_of, without_files
 from dydiff.models.pretrained import PretrainedModule
 from dydiff.parser import NO_ROLLOUT, Parser
 from dydiff.pretraining import Part, Parts, check_part, make_source, part_directory
@@ -162,7 +162,7 @@ class DyDiffCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None  # there is no log folder: it would write into the working directory
             config.rollout = Namespace(class_path=NO_ROLLOUT)
-            config.trainer.logger = config.trainer.logger or False
+            config.trainer.logger = without_files(config.trainer.logger)
             return
         if config.trainer.logger is False:
             raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
@@ -266,13 +266,13 @@ class DyDiffCLI(LightningCLI):
             show_result(self.trainer, self.log_dir, self.seconds, seconds)
 
     def _publish(self, part: Part, seconds: float) -> None:
-        checkpoint = self.trainer.checkpoint_callback
-        best = getattr(checkpoint, "best_model_path", "")
-        if not best:
-            raise UserError(f"'{part.name}' kept no best weights: its trainer needs a ModelCheckpoint with 'monitor'.")
+        best = next(each for each in self.trainer.checkpoint_callbacks if getattr(each, "monitor", None))
+        assert isinstance(best, ModelCheckpoint)
+        if best.best_model_score is None:
+            raise UserError(f"'{part.name}' kept no best weights: its ModelCheckpoint never saw '{best.monitor}'.")
         if self.trainer.is_global_zero:
-            publish(Path(best), part.weights)
-            loss = float(checkpoint.best_model_score)  # type: ignore[union-attr]
+            publish(Path(best.best_model_path), part.weights)
+            loss = float(best.best_model_score)
             show_line(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
             shutil.rmtree(part.interrupted.parent)  # only the best weights are used
         self.trainer.strategy.barrier()

@@ -12,11 +12,17 @@ from dydiff.settings import class_of, plain
 
 Configs = Namespace | Sequence[Namespace] | bool | None
 """What ``trainer.logger`` of a parsed config may be; ``None`` and ``True`` stand for the default."""
+_FILES = (TensorBoardLogger, CSVLogger)
 
 
 def is_default(configs: Configs) -> bool:
     """Whether no logger is named."""
     return configs is None or configs is True
+
+
+def without_files(configs: Configs) -> list[Namespace] | bool:
+    """What is left of ``trainer.logger`` where there is no run to log into; ``False`` where nothing is."""
+    return [each for each in _listed(configs) if not issubclass(class_of(each), _FILES)] or False
 
 
 def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_step: int | None) -> list[Logger]:
@@ -28,30 +34,36 @@ def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_ste
         folder: The run's own.
         purge_step: Of a run that goes on, the first update whose records are to be forgotten.
     """
-    if is_default(configs):
+    entries = _listed(configs)
+    if not entries:
         return [_in_folder(TensorBoardLogger, {"default_hp_metric": False}, folder, purge_step)]
-    entries = configs if isinstance(configs, list) else [configs]
-    files: list[Logger] = []
-    others: list[Logger] = []
-    for entry, logger in zip(entries, made, strict=True):
-        kind = class_of(entry)
-        if issubclass(kind, (TensorBoardLogger, CSVLogger)):
-            arguments = {**plain(entry.get("init_args") or {}), **plain(entry.get("dict_kwargs") or {})}
-            files.append(_in_folder(kind, arguments, folder, purge_step))
-        else:
-            others.append(logger)
+    files: list[Logger] = [
+        _in_folder(
+            class_of(entry),
+            plain({**(entry.get("init_args") or {}), **(entry.get("dict_kwargs") or {})}),
+            folder,
+            purge_step,
+        )
+        for entry in entries
+        if issubclass(class_of(entry), _FILES)
+    ]
+    others = [logger for logger in made if not isinstance(logger, _FILES)]
     return [*(files or loggers_of(None, (), folder, purge_step)), *others]
 
 
-def _in_folder(
-    kind: type[TensorBoardLogger | CSVLogger], arguments: dict[str, Any], folder: Path, purge_step: int | None
-) -> Logger:
+def _in_folder(kind: type[Logger], arguments: dict[str, Any], folder: Path, purge_step: int | None) -> Logger:
     """A logger in a folder, which the logger itself takes for one of a name and a version."""
     place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
     if issubclass(kind, TensorBoardLogger):
-        return kind(**{**arguments, **place, "purge_step": purge_step})
+        return kind(**{**arguments, **place, "sub_dir": None, "purge_step": purge_step})
     _keep_earlier(folder / "metrics.csv")
     return kind(**{**arguments, **place})
+
+
+def _listed(configs: Configs) -> list[Namespace]:
+    if is_default(configs) or configs is False:
+        return []
+    return list(configs) if isinstance(configs, (list, tuple)) else [configs]  # type: ignore[list-item]
 
 
 @rank_zero_only  # the others do not log, nor know the folder

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dydiff.errors import UserError, did_you_mean
-from dydiff.settings import arguments_of, class_at, class_of
+from dydiff.settings import arguments_of, class_at
 
 NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # Lightning's callback that does nothing
 _SOURCE = ("dydiff.data.minari.MinariSource", "dydiff.data.split.SplitSource")
@@ -65,10 +65,9 @@ def _prefer_named_dataset(config: Namespace, args: Sequence[str]) -> None:
     }
     settings = config.get(config.get("subcommand") or "", config)
     source = settings.get("data.init_args.source") or settings.get("source")
-    if named == {"dataset"} and source.init_args.get("path") is not None:
-        path = inspect.signature(class_of(source)).parameters["path"]
-        if path.default is None:  # where a class needs both, one is not instead of the other
-            source.init_args.path = None
+    replaces = named == {"dataset"} and source.init_args.get("path") is not None
+    if replaces and arguments_of(source.class_path)["path"].default is None:  # where a class needs both, it takes both
+        source.init_args.path = None
 
 
 def explain(message: str, known_keys: Iterable[str] = ()) -> str:
@@ -95,11 +94,12 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     value = re.search(r"Expected a path but (\S+) either", message)
     if abstract := re.search(r"instantiatable class, but (?:(\S+) )?is abstract", message):
         name = abstract[1] or (value[1] if value else "")
-        lacking = ", ".join(sorted(getattr(class_at(name), "__abstractmethods__", ()))) if name else "all that it needs"
+        methods = sorted(getattr(class_at(name), "__abstractmethods__", ())) if "." in name else ()
+        lacking = ", ".join(methods) or "what a class of its kind needs"
         return f"{where}: {name} cannot be made, as it lacks {lacking}: name a class that has it."
     lines = [line.strip(" -") for line in message.splitlines()]
     told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
-    if value and "." in value[1] and not value[1].endswith((".yaml", ".yml")):  # it was never meant for a path
+    if value and re.fullmatch(r"[\w]+(\.(?!ya?ml$)\w+)+", value[1]):  # it was never meant for a path
         told = [line for line in told if "Expected a path but" not in line] or told
         told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]

@@ -167,3 +167,14 @@ class Chapters(D4RLSource):
     def __init__(self, path: str, dataset: str = "all") -> None:
         super().__init__(path=path)
         self._name = dataset
+
+
+class Shifted(D4RLSource):
+    """Passes on what it does not know."""
+
+    def __init__(self, shift: float = 0.0, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+def told(source: EpisodeSource) -> None:
+    print(len(source.load()))

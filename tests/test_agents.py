@@ -228,7 +228,8 @@ def test_updates_that_are_recorded_and_replayed_equal_the_plain_ones(monkeypatch
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", None])
-def test_a_learning_rate_that_falls_to_nothing_stops_the_updates(backend):
+def test_a_learning_rate_that_falls_to_nothing_stops_the_updates(backend, caplog):
+    caplog.set_level("INFO")
     agent, after = make("td3bc"), []  # the weights when each of three steps begins
     agent.compile_backend = backend
 
@@ -241,6 +242,7 @@ def test_a_learning_rate_that_falls_to_nothing_stops_the_updates(backend):
     train(agent, random_batches(6), updates_per_step=2)
     assert not torch.equal(after[1], after[0])
     assert torch.equal(after[2], after[1])
+    assert ("Compiled in" in caplog.text) is (backend is not None)
 
 
 def test_an_optimizer_of_two_groups_steps_both():

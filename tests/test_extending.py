@@ -89,12 +89,16 @@ def test_a_dataset_that_cannot_be_read_is_told(place, capsys, rollout):
     assert "Missing 'missing' cannot be read: FileNotFoundError" in error and "(outside.py, line " in error
 
 
-def test_a_dataset_of_someone_elses_may_have_both_a_path_and_a_name(place):
+def test_a_dataset_of_someone_elses_may_have_both_a_path_and_a_name(place, capsys):
     config = yaml.safe_load(Path("run.yaml").read_text())
     config["data"]["init_args"]["source"]["class_path"] = "outside.Chapters"
     Path("run.yaml").write_text(yaml.safe_dump(config))
     assert fit(*BASE, "--data.source.dataset", "second", "--trainer.max_epochs", "1") == 0
     assert [run.dataset for run in read_runs(["runs"])] == ["second"]
+    config["data"]["init_args"]["source"]["class_path"] = "outside.Shifted"
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    assert fit(*BASE, "--data.source.dataset", "hopper-medium-v3") == 2
+    assert "Unknown dataset 'hopper-medium-v3'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rule", ["fell", "fell_as_documented", "fell_said_otherwise"])
@@ -157,19 +161,22 @@ def test_agents_of_one_name_are_told_apart(place):
         "[{class_path: CSVLogger, init_args: {save_dir: elsewhere}}]",
         "[{class_path: CSVLogger, init_args: {save_dir: runs, name: other}}, "
         "{class_path: TensorBoardLogger, init_args: {save_dir: elsewhere}}]",
+        "[{class_path: TensorBoardLogger, init_args: {save_dir: elsewhere, sub_dir: below}}, "
+        "{class_path: CSVLogger, init_args: {save_dir: elsewhere}}]",
         "outside.Remote",
     ],
 )
 def test_a_run_lies_in_its_own_folder_whatever_logs_it(place, loggers):
     """And goes on there; its log is that of a run that was not broken off."""
     loggers = f"--trainer.logger={loggers}"
-    assert fit(*BASE, loggers, "--trainer.max_epochs", "1") == 0
-    assert fit(*BASE, loggers, "--ckpt_path", "last") == 0
+    assert fit(*STANDING, loggers, "--trainer.max_epochs", "1") == 0
+    assert fit(*STANDING, loggers, "--ckpt_path", "last") == 0
+    assert main(["validate", "--config", "run.yaml", *QUIET, *STANDING, loggers, "--ckpt_path", "last"]) == 0
     assert [str(path) for path in Path().rglob("version_*")] == ["runs/run/version_0"]
     config = yaml.safe_load(Path("runs/run/version_0/config.yaml").read_text())
     assert config["name"] == "run" and Path("runs/run/version_0/checkpoints/last.ckpt").is_file()
     (run,) = read_runs(["runs"])
-    assert fit(*BASE, "--name", "whole") == 0
+    assert fit(*STANDING, "--name", "whole") == 0
     (whole,) = read_runs(["runs/whole"])
     assert run.steps == whole.steps == [6, 12, 18] and run.scores == pytest.approx(whole.scores)
 
@@ -185,12 +192,17 @@ def test_nothing_is_left_of_a_run_that_fails_at_once_with_its_own_logger(place, 
 def test_a_model_that_keeps_no_best_weights_is_told_before_it_is_trained(place, capsys):
     path = Path("pretrain/rew.yaml")
     config = yaml.safe_load(path.read_text())
+    kept = config["trainer"]["callbacks"]
     config["trainer"]["callbacks"] = [{"class_path": "callbacks.LastCheckpoint"}]
     path.write_text(yaml.safe_dump(config))
     source = ("--data.source", "dydiff.data.d4rl.D4RLSource", "--data.source.path", "hopper.hdf5")
     assert main(["fit", "--config", str(path), *QUIET, *source]) == 2
     assert "needs a ModelCheckpoint with 'monitor'" in capsys.readouterr().err
     assert left_behind() == []
+    config["trainer"]["callbacks"] = kept[::-1]  # whichever comes first
+    path.write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(path), *QUIET, *source]) == 0
+    assert len(list(Path("runs").rglob("weights.pt"))) == 1
 
 
 def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
@@ -198,6 +210,10 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
     assert main(["analyze", "outside.tallest", *source, "--scale", "2"]) == 0
     obs = D4RLSource(path="hopper.hdf5").load().transitions.obs
     assert capsys.readouterr().out.strip() == f"{2 * float(obs[:, 0].max()):.4f}"
+    assert main(["analyze", "outside.told", *source]) == 0 and capsys.readouterr().out == "125\n"
+    assert main(["analyze", "dydiff.analysis.theory"]) == 2
+    assert "dydiff.analysis.theory is a module, not a function" in capsys.readouterr().err
+    assert main(["analyze", "./theory.yaml"]) == 2 and "Not './theory.yaml'" in capsys.readouterr().err
     assert main(["analyze", "outside.smallest"]) == 2
     assert "There is no outside.smallest: module 'outside' has no attribute" in capsys.readouterr().err
 
@@ -209,6 +225,8 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
         ("outside.Clonin", "Nothing named 'Clonin' in outside. Did you mean Cloning, "),
         ("dydiff.agent.TD3BC", "Nothing named 'agent' in dydiff. Did you mean agents"),
         ("outside.Newest", "model: outside.Newest does not correspond to a subclass of LightningModule\n"),
+        ("Agent", "Agent cannot be made, as it lacks what a class of its kind needs"),
+        ("configs/none.yaml", "model: Expected a path but configs/none.yaml either not accessible"),
         ("dydiff.agents.base.Agent", "Agent cannot be made, as it lacks act, update: name a class that has it."),
     ],
 )

@@ -136,10 +136,10 @@ class Agent(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.logger is not None:
-            task = self.data.task
-            facts = {"env_id": task.env_id, "mujoco2_contacts": task.mujoco2_contacts}
-            self.logger.log_hyperparams({"dataset": self.data.source.name, **facts})
+        task = self.data.task
+        facts = {"env_id": task.env_id, "mujoco2_contacts": task.mujoco2_contacts}
+        for logger in self.loggers:
+            logger.log_hyperparams({"dataset": self.data.source.name, **facts})
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -48,9 +48,10 @@ def trajectories_flaw(made: "Trajectories", count: int, obs_dim: int, act_dim: i
     steps = made.reward.shape[1] if isinstance(made.reward, Tensor) and made.reward.ndim == 2 else 1
     shapes = {"obs": (steps + 1, obs_dim), "act": (steps, act_dim), "next_obs": (steps, obs_dim)}
     flaw = _kind_flaw(made._asdict(), {name: (count, *shapes.get(name, (steps,))) for name in made._fields})
-    if flaw is None and (largest := float(made.act.where(made.valid[..., None], 0).abs().max())) > ACT_LIMIT:
-        return f"'act' reaches {largest:.3g}, but must lie in [-1, 1]"
-    return flaw
+    if flaw is not None:
+        return flaw
+    largest = float(made.act.where(made.valid[..., None] & made.act.isfinite(), 0).abs().max())
+    return f"'act' reaches {largest:.3g}, but must lie in [-1, 1]" if largest > ACT_LIMIT else None
 
 
 def check_rule(task: Task, obs: Tensor, act: Tensor, next_obs: Tensor) -> None:

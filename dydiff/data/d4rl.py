@@ -171,7 +171,7 @@ def _read(path: Path, task: Task, modified_ns: int, num_bytes: int) -> Episodes:
         jumps = _jumps(arrays["next_observations"][:-1], arrays["observations"][1:]) & ~ends[:-1]
         arrays["timeouts"][:-1] |= jumps  # an end that nobody marked: no window may cross it
         ends[:-1] |= jumps
-        if jumps.mean() > 0.5:
+        if jumps.sum() > len(ends) / 2:
             rank_zero_info(f"{path}: most rows do not go on from the row before. Is it in the order of its episodes?")
     else:
         arrays, ends = _with_next_observations(path, arrays, ends)

@@ -88,11 +88,12 @@ def _read_folder(folder: Path) -> Log | None:
     curves, minutes = _curves(folder)
     if not curves.get(_SCORE):
         return None
-    if not (folder / "hparams.yaml").is_file():
+    hparams = folder / "hparams.yaml"
+    facts = yaml.safe_load(hparams.read_text()) if hparams.is_file() else None
+    if not isinstance(facts, dict) or "dataset" not in facts:
         raise UserError(f"{folder} has scores, but no hparams.yaml that names the dataset: remove it, or name others.")
-    dataset = str(yaml.safe_load((folder / "hparams.yaml").read_text())["dataset"])
-    q_values = curves.get(_Q_MEAN)
-    return Log(str(folder), dataset, shaping(config), curves[_SCORE], q_values[-1][1] if q_values else None, minutes)
+    q_mean = curves[_Q_MEAN][-1][1] if curves.get(_Q_MEAN) else None
+    return Log(str(folder), str(facts["dataset"]), shaping(config), curves[_SCORE], q_mean, minutes)
 
 
 def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
@@ -105,7 +106,9 @@ def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
     events = {tag: reader.Scalars(tag) for tag in reader.Tags()["scalars"]}
-    curves = {tag: [(event.step, event.value) for event in events[tag]] for tag in events if tag in (_SCORE, _Q_MEAN)}
+    curves = {
+        tag: sorted((each.step, each.value) for each in events[tag]) for tag in events if tag in (_SCORE, _Q_MEAN)
+    }
     return curves, _minutes(folder, sorted({event.wall_time for each in events.values() for event in each}))
 
 
@@ -115,10 +118,9 @@ def _csv_curves(folder: Path) -> dict[str, _Curve]:
     for table in [*sorted(folder.glob("metrics_*.csv")), *folder.glob("metrics.csv")]:
         with table.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        first = min((int(row["step"]) for row in rows if row.get("step")), default=None)
         for tag, curve in curves.items():
-            before = [point for point in curve if first is None or point[0] < first]
-            curves[tag] = before + [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
+            more = [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
+            curves[tag] = [point for point in curve if not more or point[0] < more[0][0]] + more
     return curves
 
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -94,11 +95,7 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     Raises:
         UserError: No run there, or one that cannot be read.
     """
-    each = {
-        json.dumps([run.dataset, run.agent, run.method, run.seed, run.settings, run.log.scores], sort_keys=True): run
-        for run in _runs(read_logs(paths))
-    }
-    runs = list(each.values())
+    runs = list({_identity(run): run for run in _runs(read_logs(paths))}.values())
     groups: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         groups[run.agent, run.method][run.dataset].append(run)
@@ -164,6 +161,14 @@ def _runs(logs: Sequence[Log]) -> Iterator[Run]:
         kind = _INITIALS.get(filter, filter)
         method = synthesizer + (f"-{kind}" if kind else "") if synthesizer else BASE
         yield Run(log, agent, method, _planned(log.config), _settings(log.config), {}, frozenset())
+
+
+def _identity(run: Run) -> str:
+    """The same of what the logs of a run and a file of logs say of it."""
+    place = Path(run.log.folder).parts[-2:]
+    return json.dumps(
+        [place, run.dataset, run.agent, run.method, run.seed, run.settings, run.log.scores], sort_keys=True
+    )
 
 
 def _class_paths(config: dict[str, Any]) -> tuple[str, str, str]:
