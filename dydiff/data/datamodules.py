@@ -127,9 +127,20 @@ class WindowDataModule(PretrainingDataModule):
     """Batches of :class:`Windows`, as long as the ``horizon`` of the model that is trained on them.
 
     An episode shorter than the horizon gives one window, padded.
+
+    Args:
+        source: Where the dataset comes from.
+        pad_windows: Windows begin at every row and are padded past their episode's end, where no loss counts. A
+            rollout may start from any of these rows. Otherwise a window lies within its episode (eq. 2), and the last
+            ``horizon - 1`` rows of an episode never begin one.
+        **options: See :class:`PretrainingDataModule`.
     """
 
     horizon: int
+
+    def __init__(self, source: EpisodeSource, pad_windows: bool = False, **options: Any) -> None:
+        super().__init__(source, **options)
+        self.pad_windows = pad_windows
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -144,7 +155,8 @@ class WindowDataModule(PretrainingDataModule):
             )
 
     def items(self, chosen: Tensor) -> "Items":
-        return _WindowItems(self.episodes, self.episodes.window_starts(self.horizon, chosen), self.horizon)
+        rows = self.episodes.window_starts(self.horizon, chosen, self.pad_windows)
+        return _WindowItems(self.episodes, rows, self.horizon)
 
 
 class Items(Dataset[Any], ABC):

@@ -211,14 +211,17 @@ class Episodes:
         """Rows of all steps of the episodes at ``episodes [E']``, in that order."""
         return _ranges(self.starts[episodes], self.lengths[episodes])
 
-    def window_starts(self, horizon: int, episodes: Tensor | None = None) -> Tensor:
+    def window_starts(self, horizon: int, episodes: Tensor | None = None, padded: bool = False) -> Tensor:
         """First rows of all length-``horizon`` slices, ``[W]``; an episode shorter than that gives one (eq. 2).
 
         Args:
             horizon: Length of a slice.
             episodes: Indices of the episodes to slice; ``None`` takes all.
+            padded: Every row begins a slice; those that reach past their episode's end are padded.
         """
         chosen = slice(None) if episodes is None else episodes
+        if padded:
+            return _ranges(self.starts[chosen], self.lengths[chosen])
         return _ranges(self.starts[chosen], (self.lengths[chosen] - horizon + 1).clamp(min=1))
 
     def windows(self, starts: Tensor, horizon: int) -> Windows:

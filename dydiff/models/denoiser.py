@@ -32,6 +32,7 @@ class Denoiser(DiffusionModel):
         normalization: ``range`` scales states to [-1, 1] (the authors); ``standard`` gives each state dimension the
             standard deviation ``sigma_data``.
         lr: Adam's learning rate.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Denoiser(DiffusionModel):
         p_std: float = 1.2,
         normalization: Literal["range", "standard"] = "range",
         lr: float = 3e-4,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
     ) -> None:
         at_least(1, horizon=horizon)
         network = TemporalUNet(obs_dim + act_dim, width, multipliers, kernel_size)
-        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr)
+        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr, lr_schedule)
         self.horizon = horizon
         self.normalization = normalization
         self.normalizer = Normalizer(obs_dim)

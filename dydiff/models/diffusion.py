@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class DiffusionModel(PretrainedModule, ABC):
         p_mean: Mean of ``ln sigma`` in training.
         p_std: Standard deviation of ``ln sigma`` in training.
         lr: Adam's learning rate.
+        lr_schedule: See :class:`PretrainedModule`.
 
     Attributes:
         mask: Bool, broadcastable to a sample, true where an entry is a condition: never noised, never in the loss.
@@ -33,9 +34,17 @@ class DiffusionModel(PretrainedModule, ABC):
     mask: Tensor
 
     def __init__(
-        self, obs_dim: int, act_dim: int, network: nn.Module, sigma_data: float, p_mean: float, p_std: float, lr: float
+        self,
+        obs_dim: int,
+        act_dim: int,
+        network: nn.Module,
+        sigma_data: float,
+        p_mean: float,
+        p_std: float,
+        lr: float,
+        lr_schedule: Literal["constant", "cosine"],
     ) -> None:
-        super().__init__(obs_dim, act_dim, lr)
+        super().__init__(obs_dim, act_dim, lr, lr_schedule)
         self.network = network
         self.sigma_data = sigma_data
         self.p_mean = p_mean

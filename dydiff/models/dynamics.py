@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class DynamicsEnsemble(PretrainedModule):
         hidden_sizes: Hidden layers of each network.
         weight_decay: Of each layer, hidden ones first; one more than ``hidden_sizes``.
         lr: Adam's learning rate.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
 
     Raises:
         UserError: More elites than members, or another number of decays than of layers.
@@ -45,8 +47,9 @@ class DynamicsEnsemble(PretrainedModule):
         hidden_sizes: Sequence[int] = (200, 200, 200, 200),
         weight_decay: Sequence[float] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4),
         lr: float = 1e-3,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
     ) -> None:
-        super().__init__(obs_dim, act_dim, lr)
+        super().__init__(obs_dim, act_dim, lr, lr_schedule)
         if not 1 <= num_elites <= num_members:
             raise UserError(f"num_elites must lie between 1 and num_members ({num_members}), not {num_elites}.")
         if len(weight_decay) != len(hidden_sizes) + 1:
@@ -103,12 +106,12 @@ class DynamicsEnsemble(PretrainedModule):
         loss, worst = errors.values[: len(self.elites)].mean(), errors.values[-1]
         self.log_dict({"holdout/loss": loss, "holdout/worst_member": worst}, prog_bar=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         layers = zip(self.network.layers, self.weight_decay, strict=True)
-        groups: list[dict[str, object]] = [{"params": [layer.weight], "weight_decay": decay} for layer, decay in layers]
+        groups: list[dict[str, Any]] = [{"params": [layer.weight], "weight_decay": decay} for layer, decay in layers]
         groups.append({"params": [layer.bias for layer in self.network.layers]})
         groups.append({"params": [self.max_logvar, self.min_logvar]})
-        return torch.optim.Adam(groups, self.lr, fused=True)
+        return groups
 
     def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
         """The next state of each row by one elite, drawn anew for each row and call (eq. 6).

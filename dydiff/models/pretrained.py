@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from dydiff import ranks
@@ -25,14 +26,18 @@ class PretrainedModule(SeededModule, ABC):
         obs_dim: Size of a state.
         act_dim: Size of an action.
         lr: Adam's learning rate.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
     """
 
-    def __init__(self, obs_dim: int, act_dim: int, lr: float) -> None:
+    def __init__(
+        self, obs_dim: int, act_dim: int, lr: float, lr_schedule: Literal["constant", "cosine"] = "constant"
+    ) -> None:
         super().__init__()
         self.obs_dim = obs_dim
         self.act_dim = act_dim
         above_zero(lr=lr)
         self.lr = lr
+        self.lr_schedule = lr_schedule
 
     @abstractmethod
     def fit_statistics(self, episodes: Episodes) -> None:
@@ -69,8 +74,19 @@ class PretrainedModule(SeededModule, ABC):
             if stopping is not None and stopping.wait_count >= stopping.patience:
                 self.trainer.should_stop = True
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), self.lr, fused=True)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters as Adam takes them."""
+        return [{"params": list(self.parameters())}]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.Adam(self.parameter_groups(), self.lr, fused=True)
+        if self.lr_schedule == "constant":
+            return optimizer
+        num_steps = self.trainer.estimated_stepping_batches
+        if num_steps == float("inf"):
+            raise UserError("lr_schedule: cosine needs the length of the training: set the trainer's max_epochs.")
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(num_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def check_finite(metrics: dict[str, Tensor], when: str) -> None:

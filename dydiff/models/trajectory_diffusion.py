@@ -1,6 +1,7 @@
 """A diffusion model over whole trajectories of the behaviour policy: PGD's (Jackson et al. 2024)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class TrajectoryDiffusion(DiffusionModel):
         p_mean: Mean of ``ln sigma`` in training.
         p_std: Standard deviation of ``ln sigma`` in training.
         lr: Adam's learning rate.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class TrajectoryDiffusion(DiffusionModel):
         p_mean: float = -1.2,
         p_std: float = 1.2,
         lr: float = 3e-4,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
     ) -> None:
         dim = obs_dim + act_dim + 2
         network = TemporalUNet(dim, width, multipliers, kernel_size)
-        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr)
+        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr, lr_schedule)
         self.horizon = horizon
         self.normalizer = Normalizer(dim)
 

@@ -1,5 +1,7 @@
 """A diffusion model over single transitions: SynthER's (Lu et al. 2023)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,6 +52,7 @@ class TransitionDiffusion(DiffusionModel):
         p_mean: Mean of ``ln sigma`` in training.
         p_std: Standard deviation of ``ln sigma`` in training.
         lr: Adam's learning rate.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
     """
 
     def __init__(
@@ -62,10 +65,11 @@ class TransitionDiffusion(DiffusionModel):
         p_mean: float = -1.2,
         p_std: float = 1.2,
         lr: float = 3e-4,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
     ) -> None:
         self.sizes = (obs_dim, act_dim, 1, obs_dim, 1)
         network = ResidualMLP(sum(self.sizes), width, num_layers)
-        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr)
+        super().__init__(obs_dim, act_dim, network, sigma_data, p_mean, p_std, lr, lr_schedule)
         self.normalizer = Normalizer(sum(self.sizes))
 
     def fit_statistics(self, episodes: Episodes) -> None:

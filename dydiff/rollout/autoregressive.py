@@ -21,8 +21,8 @@ class Autoregressive(Synthesizer):
         dynamics: Single-step model, or the config that trains it.
         reward: Reward model, or the config that trains it.
         rollout_length: Steps of a trajectory (L).
-        sample_states: Sample the next state (the paper), or take the chosen elite's mean.
-        clip_states: Keep the states of the draft within the range of the data, in each dimension.
+        sample_states: Sample the next state from the chosen elite, or take its mean (the authors' code).
+        clip_states: Keep the states within the range of the data, in each dimension (the authors' code).
         next_states: Where a transition's next state comes from: the ``trajectory`` (the paper); the ``dynamics``, once
             more from the transition's own state and action; or ``pessimistic``, of the elites' mean next states the
             one that the learning agent values least.
@@ -39,8 +39,8 @@ class Autoregressive(Synthesizer):
         dynamics: DynamicsEnsemble | Path_fr,
         reward: RewardModel | Path_fr,
         rollout_length: int = 100,
-        sample_states: bool = True,
-        clip_states: bool = False,
+        sample_states: bool = False,
+        clip_states: bool = True,
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
     ) -> None:
         super().__init__()

@@ -36,8 +36,9 @@ class DyDiff(Autoregressive):
             made as well (the paper); the single-step ``dynamics`` from the corrected state and action, whose error over
             one step is a tenth; or ``pessimistic``, of the elites' mean next states the one that the learning agent
             values least.
-        sample_states: Sample the draft's states (the paper), or take the chosen elite's mean.
-        clip_states: Keep the states of the draft within the range of the data, in each dimension.
+        sample_states: Sample the draft's states, or take the chosen elite's mean (the authors' code).
+        clip_states: Keep the states, drafted and corrected, within the range of the data, in each dimension (the
+            authors' code).
 
     Raises:
         UserError: A rollout longer than the denoiser's horizon, or a setting out of its range.
@@ -53,8 +54,8 @@ class DyDiff(Autoregressive):
         state_blend: float = 1.0,
         sampler: EDMSampler | None = None,
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
-        sample_states: bool = True,
-        clip_states: bool = False,
+        sample_states: bool = False,
+        clip_states: bool = True,
     ) -> None:
         super().__init__(dynamics, reward, rollout_length, sample_states, clip_states, next_states)
         self.denoiser = module_of(denoiser)
@@ -92,7 +93,7 @@ class DyDiff(Autoregressive):
         """One correction (eq. 7, 8) of states ``[N, L + 1, O]`` and actions ``[N, L, A]``."""
         window = obs[:, :-1]
         sampled = self.denoiser.sample_states(window, act, self.sampler, generator)
-        states = torch.lerp(window, sampled, self.state_blend)
+        states = self.clip(torch.lerp(window, sampled, self.state_blend))
         actions = policy(states.flatten(0, 1)).unflatten(0, states.shape[:2])
         last = self.step(states[:, -1], actions[:, -1], generator)
         return torch.cat([states, last[:, None]], dim=1), actions

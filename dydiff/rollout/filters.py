@@ -1,5 +1,6 @@
 """Filters: which trajectories to keep. The keys are compared over all of them, the largest are kept."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -61,29 +62,41 @@ class Hardmax(Filter):
 
 
 class Softmax(Filter):
-    """Drawn without replacement, with probabilities that are the softmax of the standardised returns.
+    """Drawn without replacement, by the softmax of the standardised returns mixed with a uniform distribution.
 
-    The logits with Gumbel noise are the keys: their top-k is exactly such a draw.
+    The probabilities are ``(1 - floor) softmax + floor / N``. A draw of most trajectories exhausts those with a high
+    return early; the floor, however small, then decides: the rest is drawn almost uniformly.
+
+    The log-probabilities with Gumbel noise are the keys: their top-k is exactly such a draw.
 
     Args:
         temperature: Of the softmax, above 0; 0.05 is the authors'.
         keep_ratio: Share of a rollout's trajectories that is kept (kappa), in (0, 1].
+        floor: Weight of the uniform distribution, in [0, 1]; 1e-6 is the authors'.
 
     Raises:
         UserError: A setting out of its range.
     """
 
-    def __init__(self, temperature: float = 0.05, keep_ratio: float = 0.6) -> None:
+    def __init__(self, temperature: float = 0.05, keep_ratio: float = 0.6, floor: float = 1e-6) -> None:
         super().__init__(keep_ratio)
         above_zero(temperature=temperature)
+        if not 0 <= floor <= 1:
+            raise UserError(f"floor must lie in [0, 1], not {floor}.")
         self.temperature = temperature
+        self.floor = floor
 
     def keys(self, trajectories: Trajectories, generator: torch.Generator | None = None) -> Tensor:
-        logits = self.logits(trajectories.returns)
-        uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
+        log_probs = self.log_probs(trajectories.returns)
+        uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
         tiny = torch.finfo(uniform.dtype).tiny
-        return logits - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
+        return log_probs - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
 
-    def logits(self, returns: Tensor) -> Tensor:
-        """Unnormalised log-probabilities ``[N]`` of returns ``[N]``."""
-        return (returns - returns.mean()) / (returns.std(correction=0) + 1e-6) / self.temperature
+    def log_probs(self, returns: Tensor) -> Tensor:
+        """Log-probabilities ``[N]`` with which one of the returns ``[N]`` is drawn first."""
+        standardised = (returns - returns.mean()) / (returns.std(correction=0) + 1e-6)
+        softmax = (standardised / self.temperature).log_softmax(0)
+        if self.floor == 0:
+            return softmax
+        uniform = torch.full_like(softmax, math.log(self.floor / len(returns)))
+        return torch.logaddexp(softmax + math.log1p(-self.floor), uniform) if self.floor < 1 else uniform
