@@ -25,10 +25,11 @@ from benchmarks.naive import NaiveTD3BC
 from dydiff.agents.base import Agent
 from dydiff.agents.cql import CQL
 from dydiff.agents.diffql import DiffQL
-from dydiff.agents.minimizer import Minimizer, compiled
+from dydiff.agents.optimization import Minimizer, compiled
 from dydiff.agents.td3bc import TD3BC
-from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
+from dydiff.data.episodes import Episodes, Transitions
 from dydiff.data.mixed import MixedDataModule
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
 from dydiff.envs.play import play_episodes

@@ -70,7 +70,7 @@ def main() -> None:
         agent += ["--data.updates_per_epoch", "100", "--data.source.terminated", "dydiff.data.tasks.never"]
         rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.init_args.filter", "null"]
         rollouts += [f"--rollout.init_args.synthesizer.init_args.{part}={path}" for part, path in parts.items()]
-        alone = ["--data.source", "dydiff.data.d4rl.D4RLSource"]
+        alone = ["--data.source", "dydiff.data.D4RLSource"]
         for case, args, buffers in (
             ("denoiser", ["fit", "--config", str(parts["denoiser"]), *alone], 0),
             ("dynamics", ["fit", "--config", str(parts["dynamics"]), "--data.batches_per_epoch", "null", *alone], 0),

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from dydiff.errors import at_least
+from dydiff.utils.errors import at_least
 
 
 class LastCheckpoint(Checkpoint):

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 
 from dydiff.agents.base import Agent
-from dydiff.errors import UserError, above_zero
+from dydiff.utils.errors import UserError, above_zero
 
 
 class QValueWatch(L.Callback):

@@ -11,14 +11,14 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 
 from callbacks.progress import track
-from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.data.checks import trajectories_flaw
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError, at_least
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter
-from dydiff.seeds import seed_of
+from dydiff.utils import distributed
+from dydiff.utils.errors import UserError, at_least
+from dydiff.utils.seeding import seed_of
 
 
 class SyntheticRollout(L.Callback):
@@ -151,7 +151,7 @@ class SyntheticRollout(L.Callback):
         """Each chunk's trajectories and figures, in order; the ranks take turns at the chunks."""
         starts = range(0, self.rollout_batch_size, self.chunk_size)
         sizes = [min(self.chunk_size, self.rollout_batch_size - start) for start in starts]
-        rank, count = ranks.rank_and_count()
+        rank, count = distributed.rank_and_count()
         for first in track(trainer, range(0, len(sizes), count), "Rollout"):
             chunk = first + rank
             made = self._synthesize(agent, chunk, sizes[chunk]) if chunk < len(sizes) else None
@@ -159,7 +159,7 @@ class SyntheticRollout(L.Callback):
                 assert made is not None
                 yield made
                 continue
-            for each in ranks.gather_objects(move_data_to_device(made, torch.device("cpu"))):
+            for each in distributed.gather_objects(move_data_to_device(made, torch.device("cpu"))):
                 if each is not None:
                     yield move_data_to_device(each, agent.device)
 

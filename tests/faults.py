@@ -22,10 +22,10 @@ import callbacks
 import dydiff.agents.base
 import dydiff.agents.evaluation
 import dydiff.agents.td3bc
-import dydiff.checkpoints
-import dydiff.lightning_cli
-import dydiff.models.pretrained
+import dydiff.cli.lightning_cli
+import dydiff.models.base
 import dydiff.rollout.dydiff
+import dydiff.utils.checkpoints
 from dydiff.cli import main
 
 TESTS = Path(__file__).parent
@@ -35,14 +35,14 @@ RUN = ("fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last")
 
 # A name for each moment: whose function, and whether death comes before or after it.
 MOMENTS = {
-    "pretraining step": (dydiff.models.pretrained.PretrainedModule, "training_step", "before"),
-    "holdout evaluation": (dydiff.models.pretrained.PretrainedModule, "validation_step", "after"),
-    "publishing a part": (dydiff.lightning_cli, "publish", "before"),
-    "between two stages": (dydiff.lightning_cli, "publish", "after"),
-    "rollout": (dydiff.rollout.dydiff.DyDiff, "correct", "after"),
-    "update chunk": (dydiff.agents.base.Agent, "training_step", "before"),
+    "pretraining step": (dydiff.models.PretrainedModule, "training_step", "before"),
+    "holdout evaluation": (dydiff.models.PretrainedModule, "validation_step", "after"),
+    "publishing a part": (dydiff.cli.lightning_cli, "publish", "before"),
+    "between two stages": (dydiff.cli.lightning_cli, "publish", "after"),
+    "rollout": (dydiff.rollout.DyDiff, "correct", "after"),
+    "update chunk": (dydiff.agents.Agent, "training_step", "before"),
     "evaluation": (dydiff.agents.evaluation, "play_episodes", "after"),
-    "checkpoint half written": (dydiff.checkpoints.torch, "save", "half"),
+    "checkpoint half written": (dydiff.utils.checkpoints.torch, "save", "half"),
     "checkpoint written": (callbacks.LastCheckpoint, "on_train_epoch_end", "after"),
 }
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from dydiff.agents.base import Agent
 from dydiff.data.d4rl import D4RLSource
-from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.data.episodes import Trajectories
+from dydiff.data.source import EpisodeSource
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter
 

@@ -11,10 +11,10 @@ from training import random_batches, train
 import dydiff.agents.base
 from dydiff.agents.cql import CQL
 from dydiff.agents.diffql import DiffQL
-from dydiff.agents.minimizer import compiled
+from dydiff.agents.optimization import compiled
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Transitions
-from dydiff.errors import UserError
+from dydiff.utils.errors import UserError
 
 SMALL = {"hidden_sizes": (16, 16)}
 # A constructor for each agent and variant, and the settings with which it follows rewards rather than the data.

@@ -11,12 +11,12 @@ from dydiff.analysis.theory import measure as theory_of
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
 from dydiff.data.tasks import HOPPER
-from dydiff.envs.replay import RecordedActions, real_rollout
-from dydiff.errors import UserError
+from dydiff.envs.real_rollout import RecordedActions, real_rollout
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.dydiff import DyDiff
 from dydiff.rollout.filters import Hardmax
+from dydiff.utils.errors import UserError
 
 LENGTH = 7
 

@@ -23,14 +23,15 @@ from tiny import QUIET, part_config, write_yaml
 
 import dydiff.agents.evaluation
 from dydiff.agents.base import Agent
-from dydiff.cli import functions_of, main
+from dydiff.cli import main
+from dydiff.cli.entry import functions_of
+from dydiff.cli.lightning_cli import parse_fit
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.play import collect_episodes
-from dydiff.lightning_cli import parse_fit
-from dydiff.pretraining import make_source
-from dydiff.run_folders import claim_version
+from dydiff.run.folders import claim_version
+from dydiff.run.pretraining import make_source
 
 CONFIGS = ROOT / "configs"
 
@@ -91,7 +92,7 @@ def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
 
 def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     pretrain = ["fit", "--config", "pretrain/rew.yaml", *QUIET]
-    source = "--data.init_args.source={class_path: dydiff.data.d4rl.D4RLSource, init_args: {path: %s}}"
+    source = "--data.init_args.source={class_path: dydiff.data.D4RLSource, init_args: {path: %s}}"
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
     assert "Already trained" in capsys.readouterr().out
@@ -115,7 +116,7 @@ def test_of_two_runs_that_need_a_part_one_trains_it(place):
         *QUIET,
         "--data.init_args.source",
     ]
-    command.append("{class_path: dydiff.data.d4rl.D4RLSource, init_args: {path: hopper.hdf5}}")
+    command.append("{class_path: dydiff.data.D4RLSource, init_args: {path: hopper.hdf5}}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     told = sorted(run.communicate()[0] for run in both)
@@ -148,7 +149,7 @@ SINGLE_STEP = {"dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "
 TRAJECTORIES = {"diffusion": "pretrain/trajectories.yaml", "sampler": {"num_steps": 2}}
 TRANSITIONS = {"diffusion": "pretrain/transitions.yaml", "sampler": {"num_steps": 2}}
 KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected share of synthetic transitions
-    ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.filters.Hardmax"}, 0.4),
+    ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.Hardmax"}, 0.4),
     ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
     ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
     ("cql.CQL", "real.RealEnvironment", {}, {"real_ratio": None, "rollout_freq": 2}, None),
@@ -169,7 +170,7 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
     run = yaml.safe_load(Path("run.yaml").read_text())
     run["model"]["class_path"] = f"dydiff.agents.{agent}"
     source = run["data"]["init_args"]["source"]
-    split = {"class_path": "dydiff.data.split.SplitSource", "init_args": {"source": source, "fraction": 0.5}}
+    split = {"class_path": "dydiff.data.SplitSource", "init_args": {"source": source, "fraction": 0.5}}
     run["data"]["init_args"]["source"] = split
     write_yaml(Path("run.yaml"), run)
     assert fit() == 0
@@ -184,7 +185,7 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
 
 def test_an_evaluation_leaves_the_training_as_it_was(place):
     """Even one that draws the policy's actions."""
-    cql = ["--model=dydiff.agents.cql.CQL", "--model.init_args.sample_eval_actions=true"]
+    cql = ["--model=dydiff.agents.CQL", "--model.init_args.sample_eval_actions=true"]
     base = ["--rollout", str(CONFIGS / "rollout/base.yaml")]
     for every in (1, 3):
         assert fit(*cql, *base, f"--trainer.check_val_every_n_epoch={every}") == 0
@@ -254,7 +255,7 @@ def test_a_dataset_replaces_the_one_before_whole(place):
     assert source("--data.source.path", "my.hdf5") == {"path": "my.hdf5"}
     for walker in (["--data.source", str(CONFIGS / "data/walker2d_me.yaml")],
                    [f"--data.source={CONFIGS / 'data/walker2d_me.yaml'}"],
-                   ["--data.init_args.source", "{class_path: dydiff.data.d4rl.D4RLSource, init_args: "
+                   ["--data.init_args.source", "{class_path: dydiff.data.D4RLSource, init_args: "
                     "{dataset: walker2d-medium-expert-v2}}"]):  # fmt: skip
         assert source(*range_of_mine, *walker) == {"dataset": "walker2d-medium-expert-v2"}
     named = ["--data.source.dataset", "walker2d-medium-v2"]
@@ -290,9 +291,9 @@ def test_maze2d_runs(place, capsys):
 
     capsys.readouterr()
     write_yaml(Path("analysis.yaml"), {
-        "source": {"class_path": "dydiff.data.d4rl.D4RLSource", "init_args": {"path": "maze.hdf5"}},
+        "source": {"class_path": "dydiff.data.D4RLSource", "init_args": {"path": "maze.hdf5"}},
         "synthesizer": yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"],
-        "agent": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
+        "agent": {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt"})  # fmt: skip
     assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--num_trajectories=5", "--out=drawn"]) == 0
     told = capsys.readouterr().out
@@ -355,7 +356,7 @@ def test_the_end_is_saved_whatever_ends_a_run(place, end):
 def test_a_part_is_found_by_what_it_is(place):
     """Not by the name that it was trained under."""
     den = ["fit", "--config", "pretrain/den.yaml", "--data.source.path", "hopper.hdf5", *QUIET]
-    den[3:3] = ["--data.source", "dydiff.data.d4rl.D4RLSource"]
+    den[3:3] = ["--data.source", "dydiff.data.D4RLSource"]
     assert main([*den, "--name", "mine"]) == 0
     assert fit("--trainer.max_epochs=1") == 0
     assert sorted(parts()) == ["dyn", "mine", "rew"]
@@ -426,7 +427,7 @@ def test_data_made_once_are_made_again_and_not_kept_in_checkpoints(place):
     write_yaml(Path("pretrain/transitions.yaml"), part_config(
         "transition_diffusion.TransitionDiffusion", "TransitionDataModule", width=16, num_layers=2))  # fmt: skip
     write_yaml(Path("rollout.yaml"), {"class_path": "callbacks.SyntheticRollout", "init_args": {
-        "synthesizer": {"class_path": "dydiff.rollout.synther.SynthER", "init_args": TRANSITIONS},
+        "synthesizer": {"class_path": "dydiff.rollout.SynthER", "init_args": TRANSITIONS},
         "rollout_batch_size": 30, "chunk_size": 20, "real_ratio": 0.5, "rollout_freq": None}})  # fmt: skip
     assert fit() == 0
     assert fit("--trainer.max_epochs=1", "--name=short") == 0
@@ -464,7 +465,7 @@ def test_going_on_with_other_settings_is_refused(place, capsys):
     for last in ("last", "runs/run/version_0/checkpoints/last.ckpt"):
         assert fit(f"--ckpt_path={last}", "--model.init_args.gamma=0.9") == 2
         assert "made with model.gamma 0.99, this command says 0.9" in capsys.readouterr().err
-    assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt", "--model=dydiff.agents.cql.CQL") == 2
+    assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt", "--model=dydiff.agents.CQL") == 2
     assert "was made by" in capsys.readouterr().err
     assert fit("--ckpt_path=last", "--rollout", str(CONFIGS / "rollout/base.yaml")) == 2
     assert "rollout.class_path callbacks.SyntheticRollout, this command" in capsys.readouterr().err
@@ -503,7 +504,7 @@ def test_checkpoint_of_another_task_is_refused(place, capsys):
         (["--rollout.init_args.filter.init_args.keep_ratio=2"], "keep_ratio must lie in (0, 1], not 2.0."),
         (["--rollout.init_args.synthesizer.init_args.rollout_length=9"], "longer than the denoiser's horizon (8)"),
         (["--rollout.init_args.synthesizer.init_args.denoiser=nowhere.yaml"], "nowhere.yaml"),
-        (["--model.init_args.gama=0.9"], "Unknown key 'gama' in model (dydiff.agents.td3bc.TD3BC). Did you mean gamma"),
+        (["--model.init_args.gama=0.9"], "Unknown key 'gama' in model (dydiff.agents.TD3BC). Did you mean gamma"),
         (["--trainer.max_epoch=3"], "Did you mean trainer.max_epochs"),
         (["--rollout.init_args.synthesizer.init_args.num_correction=1"], "Did you mean num_corrections"),
         (["--model=dydiff.agents.td3bc.TD3BD"], "Did you mean TD3BC"),
@@ -566,13 +567,13 @@ def test_help(args, capsys):
 def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
-    draft = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+    draft = {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
     write_yaml(Path("error.yaml"), {
         "source": source, "synthesizers": {"single-step": draft, "dydiff": synthesizer},
         "num_windows": 5, "holdout_fraction": 0.5})  # fmt: skip
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
-    agent = ["--agent=dydiff.agents.td3bc.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
+    agent = ["--agent=dydiff.agents.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
     checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
     assert main(["analyze", "horizon_error", "--config", "error.yaml", *agent, checkpoint]) == 0
     assert "below single-step" in capsys.readouterr().out
@@ -583,7 +584,7 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
 
 def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
-    draft = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+    draft = {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
     clipped = {**draft, "init_args": {**draft["init_args"], "sample_states": False, "clip_states": True}}
     write_yaml(Path("error.yaml"), {
@@ -619,7 +620,7 @@ def test_analyze_holds_the_theory_against_measured_errors(place, capsys):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
-    agent = {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
+    agent = {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
     write_yaml(Path("theory.yaml"), {
         "source": source, "synthesizer": synthesizer, "agent": agent, "holdout_fraction": 0.5,
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt", "max_corrections": 2})  # fmt: skip
@@ -641,7 +642,7 @@ def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
-    agent = {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
+    agent = {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
     write_yaml(Path("draw.yaml"), {
         "source": source, "synthesizers": {"dydiff": synthesizer}, "agent": agent, "holdout_fraction": 0.5,
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt", "dimensions": [0, 10]})  # fmt: skip
@@ -652,7 +653,7 @@ def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
     write_yaml(Path("outcomes.yaml"), both)
     assert main(["analyze", "rollout_outcomes", "--config", "outcomes.yaml"]) == 0
     (row,) = csv.DictReader(Path("runs/rollout_outcomes/hopper.csv").read_text().splitlines())
-    without = {"class_path": "dydiff.rollout.synther.SynthER", "init_args": TRANSITIONS}
+    without = {"class_path": "dydiff.rollout.SynthER", "init_args": TRANSITIONS}
     model = "transition_diffusion.TransitionDiffusion"
     write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", width=16, num_layers=2))
     write_yaml(Path("outcomes.yaml"), {**both, "synthesizers": {"SynthER": without}})
@@ -683,7 +684,7 @@ def test_analyze_compares_transitions(place, capsys):
     model, size = "transition_diffusion.TransitionDiffusion", {"width": 16, "num_layers": 2}
     write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", **size))
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
-    synther = {"class_path": "dydiff.rollout.synther.SynthER", "init_args": TRANSITIONS}
+    synther = {"class_path": "dydiff.rollout.SynthER", "init_args": TRANSITIONS}
     write_yaml(Path("quality.yaml"), {"source": source, "synthesizer": synther})
     assert main(["analyze", "transition_quality", "--config", "quality.yaml", "--out", "found"]) == 0
     assert "terminal agreement" in capsys.readouterr().out
@@ -695,7 +696,7 @@ def test_analyze_compares_transitions(place, capsys):
     quality = ["analyze", "transition_quality", "--config", "wrong.yaml"]
     assert main(quality) == 2
     assert "name an 'agent' and its 'checkpoint'" in capsys.readouterr().err
-    agent = ["--agent=dydiff.agents.td3bc.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
+    agent = ["--agent=dydiff.agents.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
     assert main([*quality, *agent]) == 2
     assert "needs its 'checkpoint'" in capsys.readouterr().err
     assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
@@ -712,7 +713,7 @@ DOCUMENTED = re.findall(r"`(--[^`]+)`", (ROOT / "README.md").read_text() + (ROOT
 @pytest.mark.parametrize("options", [options for options in DOCUMENTED if " " in options])
 def test_every_option_in_the_readme_is_one(options, monkeypatch):
     monkeypatch.chdir(ROOT)
-    spelled = shlex.split(options.replace("my_package.MyAgent", "dydiff.agents.td3bc.TD3BC"))
+    spelled = shlex.split(options.replace("my_package.MyAgent", "dydiff.agents.TD3BC"))
     assert parse_fit(["fit", "--config", "configs/td3bc_hopper_mr.yaml", *spelled]).model.class_path
 
 
@@ -761,7 +762,7 @@ def test_every_cell_of_the_papers_tables_has_its_config(name, env, dataset):
     assert config.model.class_path.rsplit(".")[-1].lower() == name.split("_")[0]
     assert config.data.init_args.source.init_args.dataset == dataset
     assert make_source(config.data.init_args.source).task.name.startswith(env)
-    assert config.rollout.init_args.synthesizer.class_path == "dydiff.rollout.dydiff.DyDiff"
+    assert config.rollout.init_args.synthesizer.class_path == "dydiff.rollout.DyDiff"
     assert config.rollout.init_args.real_ratio == 0.6
     assert config.trainer.max_epochs * config.data.init_args.updates_per_epoch == 1_000_000
 

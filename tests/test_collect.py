@@ -12,8 +12,8 @@ from dydiff.collect.waypoints import WaypointController
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.maze2d import MAZES
-from dydiff.envs.replay import RecordedActions, real_rollout
-from dydiff.errors import UserError
+from dydiff.envs.real_rollout import RecordedActions, real_rollout
+from dydiff.utils.errors import UserError
 
 # Figures of D4RL's published files: mean steps of a walk, share of actions at a bound, share of steps at the goal,
 # smallest and largest position.

@@ -14,8 +14,8 @@ from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.d4rl import D4RLSource, cached_file
 from dydiff.data.episodes import Episodes, Trajectories, Transitions
 from dydiff.data.tasks import DATASETS, HOPPER, TASKS, RemoteDataset, find_dataset
-from dydiff.errors import UserError
-from dydiff.seeds import seed_of
+from dydiff.utils.errors import UserError
+from dydiff.utils.seeding import seed_of
 
 
 def load(path, **kwargs):

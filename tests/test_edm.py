@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dydiff.errors import UserError
 from dydiff.models.denoiser import Denoiser, condition_mask
 from dydiff.models.edm import EDMSampler, loss_weight, noise_levels, preconditioning
+from dydiff.utils.errors import UserError
 
 PLAIN = {"s_churn": 0.0}
 

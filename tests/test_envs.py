@@ -10,13 +10,13 @@ import torch
 from conftest import ROOT
 
 from dydiff.data.d4rl import D4RLSource
-from dydiff.data.environments import task_of
+from dydiff.data.gym_tasks import task_of
 from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
 from dydiff.envs.play import NormalizedScore, play_episodes
-from dydiff.envs.replay import RecordedActions, real_rollout
-from dydiff.envs.together import SideBySide, Simulation, together
-from dydiff.errors import UserError
+from dydiff.envs.real_rollout import RecordedActions, real_rollout
+from dydiff.envs.vectorized import SideBySide, Simulation, together
+from dydiff.utils.errors import UserError
 
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 PENDULUM = task_of("InvertedPendulum-v4")  # its actions reach 3

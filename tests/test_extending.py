@@ -151,7 +151,7 @@ def test_agents_of_one_name_are_told_apart(place):
     for number, module in enumerate(("outside", "dydiff.agents.td3bc")):
         assert fit(*BASE, "--model", f"{module}.{'Cloning' if number == 0 else 'TD3BC'}", "--name", str(number)) == 0
     path = Path("runs/1/version_0/config.yaml")
-    path.write_text(path.read_text().replace("dydiff.agents.td3bc.TD3BC", "other.Cloning"))
+    path.write_text(path.read_text().replace("dydiff.agents.TD3BC", "other.Cloning"))
     assert sorted(run.agent for run in read_runs(["runs"])) == ["other.Cloning", "outside.Cloning"]
 
 
@@ -195,7 +195,7 @@ def test_a_model_that_keeps_no_best_weights_is_told_before_it_is_trained(place, 
     kept = config["trainer"]["callbacks"]
     config["trainer"]["callbacks"] = [{"class_path": "callbacks.LastCheckpoint"}]
     path.write_text(yaml.safe_dump(config))
-    source = ("--data.source", "dydiff.data.d4rl.D4RLSource", "--data.source.path", "hopper.hdf5")
+    source = ("--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5")
     assert main(["fit", "--config", str(path), *QUIET, *source]) == 2
     assert "needs a ModelCheckpoint with 'monitor'" in capsys.readouterr().err
     assert left_behind() == []
@@ -206,7 +206,7 @@ def test_a_model_that_keeps_no_best_weights_is_told_before_it_is_trained(place, 
 
 
 def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
-    source = ("--source", "dydiff.data.d4rl.D4RLSource", "--source.path", "hopper.hdf5")
+    source = ("--source", "dydiff.data.D4RLSource", "--source.path", "hopper.hdf5")
     assert main(["analyze", "outside.tallest", *source, "--scale", "2"]) == 0
     obs = D4RLSource(path="hopper.hdf5").load().transitions.obs
     assert capsys.readouterr().out.strip() == f"{2 * float(obs[:, 0].max()):.4f}"
@@ -227,7 +227,7 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
         ("outside.Newest", "model: outside.Newest does not correspond to a subclass of LightningModule\n"),
         ("Agent", "Agent cannot be made, as it lacks what a class of its kind needs"),
         ("configs/none.yaml", "model: Expected a path but configs/none.yaml either not accessible"),
-        ("dydiff.agents.base.Agent", "Agent cannot be made, as it lacks act, update: name a class that has it."),
+        ("dydiff.agents.Agent", "Agent cannot be made, as it lacks act, update: name a class that has it."),
     ],
 )
 def test_a_class_that_cannot_be_had_is_told(place, capsys, model, told):

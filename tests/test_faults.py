@@ -10,13 +10,13 @@ import torch
 import yaml
 from tiny import QUIET, write_run, write_yaml
 
-from dydiff.checkpoints import read_checkpoint, save
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
+from dydiff.utils.checkpoints import read_checkpoint, save
+from dydiff.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

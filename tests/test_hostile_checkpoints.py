@@ -11,10 +11,10 @@ import torch
 from conftest import GOLDEN
 from tiny import QUIET, write_run, write_yaml
 
-from dydiff.checkpoints import read_checkpoint
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
-from dydiff.errors import UserError
+from dydiff.utils.checkpoints import read_checkpoint
+from dydiff.utils.errors import UserError
 
 LAST = "runs/run/version_0/checkpoints/last.ckpt"
 
@@ -60,10 +60,10 @@ COMMANDS = {
 }
 
 ANALYSIS = {
-    "source": {"class_path": "dydiff.data.d4rl.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
-    "synthesizers": {"draft": {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+    "source": {"class_path": "dydiff.data.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
+    "synthesizers": {"draft": {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}},
-    "agent": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
+    "agent": {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
     "checkpoint": LAST,
 }  # fmt: skip
 

@@ -10,13 +10,13 @@ import pytest
 from conftest import ROOT
 
 from dydiff.data.d4rl import D4RLSource
-from dydiff.errors import UserError
+from dydiff.utils.errors import UserError
 
 # Run by a child process, so that a crash or a hang of the HDF5 library is an outcome like any other.
 CHILD = """
 import json, sys
 from dydiff.data.d4rl import D4RLSource
-from dydiff.errors import UserError
+from dydiff.utils.errors import UserError
 for path in sys.argv[1:]:
     try:
         outcome = D4RLSource(path=path).load().fingerprint

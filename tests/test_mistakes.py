@@ -13,10 +13,10 @@ from dydiff.agents.diffql import DiffQL
 from dydiff.agents.td3bc import TD3BC
 from dydiff.cli import main
 from dydiff.data.mixed import MixedDataModule
-from dydiff.errors import UserError
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.edm import EDMSampler
 from dydiff.rollout.filters import Filter
+from dydiff.utils.errors import UserError
 
 
 class Lopsided(Filter):
@@ -94,7 +94,7 @@ def test_settings_out_of_their_range_are_named(make, told):
     ],
 )
 def test_a_wrong_setting_of_a_part_is_told(place, capsys, options, told):
-    source = ["--data.source", "dydiff.data.d4rl.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
     assert main(["fit", "--config", "pretrain/rew.yaml", *source, *QUIET, *options]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
@@ -128,7 +128,7 @@ def test_an_analysis_checks_its_agent_before_it_trains_parts(place, capsys):
     write_yaml(Path("analysis.yaml"), {
         "source": run["data"]["init_args"]["source"], "synthesizers": {"made": synthesizer}})  # fmt: skip
     command = ["analyze", "horizon_error", "--config=analysis.yaml", "--checkpoint=nothing.ckpt"]
-    assert main([*command, "--agent=dydiff.agents.td3bc.TD3BC"]) == 2
+    assert main([*command, "--agent=dydiff.agents.TD3BC"]) == 2
     assert "nothing.ckpt" in capsys.readouterr().err
     assert main(command) == 2
     assert "A 'checkpoint' needs the 'agent' that it is of" in capsys.readouterr().err

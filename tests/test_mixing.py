@@ -10,9 +10,9 @@ from dydiff.agents.td3bc import TD3BC
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
 from dydiff.data.mixed import MixedDataModule
-from dydiff.errors import UserError
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Hardmax
+from dydiff.utils.errors import UserError
 
 MADE = 7.5  # reward of everything synthetic, so that it can be told from real data
 

@@ -9,18 +9,19 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from linear import ACT_DIM, OBS_DIM, episodes, true_reward, true_rollout, true_step
 
-from dydiff.checkpoints import publish
 from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
-from dydiff.data.episodes import EpisodeSource, Transitions
+from dydiff.data.episodes import Transitions
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import HOPPER, never
-from dydiff.errors import UserError
+from dydiff.models.base import load_weights
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
 from dydiff.models.networks import Mish
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import load_weights
 from dydiff.models.reward import RewardModel
+from dydiff.utils.checkpoints import publish
+from dydiff.utils.errors import UserError
 
 
 class LinearSource(EpisodeSource):

@@ -16,12 +16,12 @@ from tiny import write_dataset
 
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
-from dydiff.data.environments import from_unit_actions, task_of, to_unit_actions
+from dydiff.data.gym_tasks import from_unit_actions, task_of, to_unit_actions
 from dydiff.data.minari import MinariSource
 from dydiff.data.tasks import HOPPER, WALKER2D, never
 from dydiff.envs import make_env
 from dydiff.envs.video import check_video, save_video
-from dydiff.errors import UserError
+from dydiff.utils.errors import UserError
 
 DOCUMENT = (ROOT / "docs/data.md").read_text()
 
@@ -161,7 +161,7 @@ class TestMinari:
     def test_it_runs(self, minari_dataset, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         name, _ = minari_dataset()
-        source = f"{{class_path: dydiff.data.minari.MinariSource, init_args: {{dataset: {name}}}}}"
+        source = f"{{class_path: dydiff.data.MinariSource, init_args: {{dataset: {name}}}}}"
         assert main([
             "fit", "--config", str(ROOT / "configs/demo.yaml"), "--data.init_args.source", source,
             "--rollout", str(ROOT / "configs/rollout/base.yaml"), "--trainer.max_epochs=1",

@@ -7,10 +7,10 @@ import torch
 
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Windows
-from dydiff.errors import UserError
 from dydiff.models.edm import EDMSampler
 from dydiff.models.trajectory_diffusion import TrajectoryDiffusion
 from dydiff.rollout.pgd import PGD
+from dydiff.utils.errors import UserError
 
 
 class GaussianTrajectories(TrajectoryDiffusion):

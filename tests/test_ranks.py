@@ -22,9 +22,9 @@ from test_agents import AGENTS
 from tiny import QUIET, write_run
 from training import random_batches, train
 
-from dydiff import ranks
 from dydiff.data.episodes import Transitions
-from dydiff.pretraining import Part
+from dydiff.run.pretraining import Part
+from dydiff.utils import distributed
 
 TWO = ("--config", str(ROOT / "configs/ddp.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=2")
 
@@ -34,8 +34,8 @@ def test_shares_make_up_the_whole(length, count):
     with pytest.MonkeyPatch.context() as patch:
         shares = []
         for rank in range(count):
-            patch.setattr(ranks, "rank_and_count", lambda rank=rank: (rank, count))
-            shares.append(ranks.share(range(length)))
+            patch.setattr(distributed, "rank_and_count", lambda rank=rank: (rank, count))
+            shares.append(distributed.share(range(length)))
     assert [row for each in shares for row in each] == list(range(length))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -43,14 +43,14 @@ def test_shares_make_up_the_whole(length, count):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_ranks_draw_what_one_process_draws(monkeypatch, dim):
     torch.manual_seed(3)
-    whole = ranks.draw(torch.randn, (4, 6), dim=dim)
+    whole = distributed.draw(torch.randn, (4, 6), dim=dim)
     drawn, shape = [], (2, 6) if dim == 0 else (4, 3)
     for rank in range(2):
-        monkeypatch.setattr(ranks, "rank_and_count", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(distributed, "rank_and_count", lambda rank=rank: (rank, 2))
         torch.manual_seed(3)
-        drawn.append(ranks.draw(torch.randn, shape, dim=dim))
+        drawn.append(distributed.draw(torch.randn, shape, dim=dim))
     torch.testing.assert_close(torch.cat(drawn, dim), whole, atol=0, rtol=0)
-    own = ranks.draw(torch.randn, (3,), generator=torch.Generator().manual_seed(1))  # a rollout's own numbers
+    own = distributed.draw(torch.randn, (3,), generator=torch.Generator().manual_seed(1))  # a rollout's own numbers
     torch.testing.assert_close(own, torch.randn(3, generator=torch.Generator().manual_seed(1)), atol=0, rtol=0)
 
 
@@ -62,7 +62,7 @@ def _train_share(rank, count, name, folder):
     agent_class, settings, _ = AGENTS[name]
     agent = agent_class(4, 2, (16, 16), **settings)
     batches = random_batches(8)
-    columns = torch.tensor(ranks.share(range(32)))
+    columns = torch.tensor(distributed.share(range(32)))
     logged = train(agent, Transitions(*(value[:, columns] for value in batches)), updates_per_step=2)
     torch.save((agent.state_dict(), logged), f"{folder}/{count}-{rank}.pt")
 
@@ -198,7 +198,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
 def test_evaluation_episodes_are_split_without_repeats(monkeypatch):
     played = []
     for rank in range(3):
-        monkeypatch.setattr(ranks, "rank_and_count", lambda rank=rank: (rank, 3))
-        played += ranks.share(torch.arange(10, 14)).tolist()
+        monkeypatch.setattr(distributed, "rank_and_count", lambda rank=rank: (rank, 3))
+        played += distributed.share(torch.arange(10, 14)).tolist()
     assert played == [10, 11, 12, 13]
     assert np.unique(played).size == 4

@@ -9,10 +9,10 @@ from dydiff.data.d4rl import D4RLSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import HALFCHEETAH, HOPPER
 from dydiff.envs.play import collect_episodes
-from dydiff.envs.replay import RecordedActions, real_rollout, restorable
-from dydiff.errors import UserError
+from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts
+from dydiff.utils.errors import UserError
 
 
 def hop(obs):

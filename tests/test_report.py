@@ -29,7 +29,7 @@ def write_run(
         rollout = {"class_path": "x", "init_args": {"synthesizer": synthesizer, "filter": filter if initial else None}}
     config = {
         "seed_everything": seed, "name": str(folder), "trainer": {"max_epochs": 3, "devices": seed + 1},
-        "model": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"lr": 0.1}},
+        "model": {"class_path": "dydiff.agents.TD3BC", "init_args": {"lr": 0.1}},
         "data": {"class_path": "x", "init_args": {
             "updates_per_epoch": planned // 3,
             "source": {"class_path": "x", "init_args": {"path": str(folder), "split_seed": split_seed}}}},

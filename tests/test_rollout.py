@@ -11,7 +11,6 @@ from linear import ExactDenoiser, ExactDynamics, ExactReward, episodes, policy, 
 
 from dydiff.data.episodes import Trajectories
 from dydiff.data.tasks import HOPPER, never
-from dydiff.errors import UserError
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
@@ -19,6 +18,7 @@ from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
 from dydiff.rollout.filters import Hardmax, Softmax
+from dydiff.utils.errors import UserError
 
 
 def real_rollout(start, length):

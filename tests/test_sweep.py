@@ -16,12 +16,13 @@ import yaml
 from conftest import ROOT
 from tiny import QUIET, write_yaml
 
-from dydiff.cli import functions_of, main
-from dydiff.errors import UserError
-from dydiff.lightning_cli import parse_fit
+from dydiff.cli import main
+from dydiff.cli.entry import functions_of
+from dydiff.cli.lightning_cli import parse_fit
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import expand
 from dydiff.sweep.worker import run_job
+from dydiff.utils.errors import UserError
 
 SWEEPS = sorted(ROOT.glob("configs/sweeps/*.yaml"))
 BASE = {"rollout": str(ROOT / "configs/rollout/base.yaml")}
@@ -267,7 +268,7 @@ def test_commands_of_a_sweep_can_be_printed(place, capsys):
 
 def test_a_sweep_trains_parts_once_and_tells_what_failed(place, capfd, ray):
     single = yaml.safe_load(Path("rollout.yaml").read_text())
-    single["init_args"]["synthesizer"] = {"class_path": "dydiff.rollout.autoregressive.Autoregressive", "init_args": {
+    single["init_args"]["synthesizer"] = {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
     write_yaml(Path("single.yaml"), single)
     write_sweep(place, (0,), data={"base": BASE, "single": {"rollout": "single.yaml"}})

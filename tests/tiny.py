@@ -79,21 +79,21 @@ def write_run(folder):
         "class_path": "callbacks.SyntheticRollout",
         "init_args": {
             "synthesizer": {
-                "class_path": "dydiff.rollout.dydiff.DyDiff",
+                "class_path": "dydiff.rollout.DyDiff",
                 "init_args": {**parts, "rollout_length": 6, "sampler": {"num_steps": 2}},
             },
-            "filter": {"class_path": "dydiff.rollout.filters.Softmax"},
+            "filter": {"class_path": "dydiff.rollout.Softmax"},
             "rollout_batch_size": 25,
             "chunk_size": 10,
         },
     }
     write_yaml(folder / "rollout.yaml", rollout)
     run = {
-        "model": {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
+        "model": {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
         "data": {
-            "class_path": "dydiff.data.mixed.MixedDataModule",
+            "class_path": "dydiff.data.MixedDataModule",
             "init_args": {
-                "source": {"class_path": "dydiff.data.d4rl.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
+                "source": {"class_path": "dydiff.data.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
                 "batch_size": 20, "updates_per_epoch": 6, "updates_per_step": 3, "num_eval_episodes": 2,
             },
         },

@@ -12,17 +12,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from dydiff import ranks
 from dydiff.agents.evaluation import EvaluatedModule
-from dydiff.agents.minimizer import Minimizer, compiled
-from dydiff.checkpoints import check_weights, read_checkpoint
+from dydiff.agents.optimization import Minimizer, compiled
 from dydiff.data.checks import ACT_LIMIT
 from dydiff.data.episodes import Transitions
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError, first_line
+from dydiff.models.base import check_finite
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import check_finite
-from dydiff.seeds import seed_of
+from dydiff.utils import distributed
+from dydiff.utils.checkpoints import check_weights, read_checkpoint
+from dydiff.utils.errors import UserError, first_line
+from dydiff.utils.seeding import seed_of
 
 
 class Agent(EvaluatedModule):
@@ -55,8 +55,8 @@ class Agent(EvaluatedModule):
     def update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
         """One gradient update on this rank's share ``[B]`` of raw transitions; returns detached scalars to log.
 
-        ``minimizers`` take its gradient steps. What is drawn for the batch comes from :func:`ranks.draw`. A metric is
-        pooled over updates and ranks by its mean, one whose name ends in ``_max`` by its maximum.
+        ``minimizers`` take its gradient steps. What is drawn for the batch comes from :func:`distributed.draw`. A
+        metric is pooled over updates and ranks by its mean, one whose name ends in ``_max`` by its maximum.
 
         It is compiled as a whole, so it must not branch on tensors; what it does in some updates only comes as a
         switch from :meth:`schedule`.
@@ -155,7 +155,7 @@ class Agent(EvaluatedModule):
         """The first of the compiled updates; it says how long that takes, and does without where it cannot be done."""
         assert self.compile_backend is not None
         reason = None
-        if ranks.rank_and_count()[1] > 1:
+        if distributed.rank_and_count()[1] > 1:
             reason = "several ranks talk to each other in it"
         elif not all(minimizer.is_plain for minimizer in self.minimizers):
             reason = "an optimizer is not a plain Adam"
@@ -266,6 +266,6 @@ def load_agent(agent: Agent, checkpoint: str | None, task: Task) -> None:
 def _pooled(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     """Mean, or maximum, over updates and ranks of metrics ``[K]``."""
     values = list(metrics.values())
-    means = {name: value.mean() for name, value in zip(metrics, ranks.mean(values), strict=True)}
-    largest = zip(metrics, ranks.largest(values), strict=True)
+    means = {name: value.mean() for name, value in zip(metrics, distributed.mean(values), strict=True)}
+    largest = zip(metrics, distributed.largest(values), strict=True)
     return means | {name: value.max() for name, value in largest if name.endswith("_max")}

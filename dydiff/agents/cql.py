@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.errors import above_zero, at_least, below_one
 from dydiff.models.networks import mlp
+from dydiff.utils import distributed
+from dydiff.utils.errors import above_zero, at_least, below_one
 
 
 class TanhGaussianPolicy(nn.Module):
@@ -37,7 +37,7 @@ class TanhGaussianPolicy(nn.Module):
     def sample(self, obs: Tensor, num_actions: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Actions ``[N, n, A]`` and their log-densities ``[N, n]``, differentiable."""
         mean, log_std = (value[:, None].expand(-1, num_actions, -1) for value in self(obs))
-        noise = ranks.draw(torch.randn, mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = distributed.draw(torch.randn, mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         unsquashed = mean + log_std.exp() * noise
         return unsquashed.tanh(), _log_density(unsquashed, noise, log_std)
 
@@ -191,7 +191,9 @@ class CQL(Agent):
     def sampled_actions(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         """Actions ``[B, 3 n, A]`` of the conservative term, and the log-densities ``[B, 3 n]`` of drawing them."""
         count = self.num_sampled_actions
-        uniform = ranks.draw(torch.rand, (len(batch.reward), count, self.act_dim), device=batch.reward.device) * 2 - 1
+        uniform = (
+            distributed.draw(torch.rand, (len(batch.reward), count, self.act_dim), device=batch.reward.device) * 2 - 1
+        )
         uniform_density = torch.full(uniform.shape[:2], -self.act_dim * math.log(2), device=uniform.device)
         current, current_density = self.actor.sample(batch.obs, count)
         following, following_density = self.actor.sample(batch.next_obs, count)

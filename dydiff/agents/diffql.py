@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.agents.diffusion_policy import DiffusionPolicy
 from dydiff.data.episodes import Transitions
-from dydiff.errors import above_zero, at_least, below_one
 from dydiff.models.networks import Mish
+from dydiff.utils import distributed
+from dydiff.utils.errors import above_zero, at_least, below_one
 
 
 class DiffQL(Agent):
@@ -142,16 +142,16 @@ class DiffQL(Agent):
 
         The critic is drawn by lot, and its value divided by the mean absolute value of the other.
         """
-        noise = ranks.draw(torch.randn, batch.act.shape, device=batch.act.device)
+        noise = distributed.draw(torch.randn, batch.act.shape, device=batch.act.device)
         any_step = partial(torch.randint, self.policy_network.num_steps)
-        step = ranks.draw(any_step, noise.shape[:1], device=noise.device)
+        step = distributed.draw(any_step, noise.shape[:1], device=noise.device)
         noised = self.policy_network.schedule.add_noise(batch.act, step, noise)
         predicted, recovered = self.policy_network.recover(batch.obs, noised, step)
         cloning = F.mse_loss(predicted, noise)
         act = recovered if self.recovered_action else self.policy_network.sample(batch.obs)
         q = self.critics.q_values(batch.obs, act)
         q = torch.where(torch.rand((), device=q.device) < 0.5, q, q.flip(0))
-        (scale,) = ranks.mean([q[1].detach().abs().mean()])
+        (scale,) = distributed.mean([q[1].detach().abs().mean()])
         q_term = q[0].mean() / scale
         loss = cloning - self.q_coef * q_term
         return loss, {"policy_loss": loss.detach(), "cloning_loss": cloning.detach()}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dydiff import ranks
 from dydiff.models.networks import Mish, NoiseEmbedding, mlp
+from dydiff.utils import distributed
 
 
 class VPSchedule(nn.Module):
@@ -95,7 +95,9 @@ class DiffusionPolicy(nn.Module):
         """
         if noises is None:
             shape = (self.num_steps, len(obs), self.act_dim)
-            noises = ranks.draw(torch.randn, shape, dim=1, generator=generator, dtype=obs.dtype, device=obs.device)
+            noises = distributed.draw(
+                torch.randn, shape, dim=1, generator=generator, dtype=obs.dtype, device=obs.device
+            )
         x = noises[-1]
         for level in range(self.num_steps - 1, -1, -1):
             step = torch.full((len(obs),), level, device=obs.device)

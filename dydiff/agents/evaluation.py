@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dydiff import ranks
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.tasks import Task
 from dydiff.envs import make_env
 from dydiff.envs.play import NormalizedScore, Policy, play_episodes
-from dydiff.seeds import SeededModule
+from dydiff.utils import distributed
+from dydiff.utils.seeding import SeededModule
 
 
 class EvaluatedModule(SeededModule, ABC):
@@ -67,7 +67,7 @@ class EvaluatedModule(SeededModule, ABC):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Play the episodes whose seeds are in the batch, ranks sharing them."""
-        self._pending = _Evaluation(self, ranks.share(batch).tolist(), self._beside)
+        self._pending = _Evaluation(self, distributed.share(batch).tolist(), self._beside)
 
     def on_validation_epoch_start(self) -> None:
         self.end_evaluation()

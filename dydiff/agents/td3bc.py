@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydiff import ranks
 from dydiff.agents.base import Agent
 from dydiff.agents.critic import TwinCritic, move_towards
 from dydiff.data.episodes import Transitions
-from dydiff.errors import UserError, above_zero, at_least, below_one
 from dydiff.models.networks import mlp
+from dydiff.utils import distributed
+from dydiff.utils.errors import UserError, above_zero, at_least, below_one
 
 
 class TD3BC(Agent):
@@ -79,7 +79,7 @@ class TD3BC(Agent):
         if self.clone_synthetic:
             return
         self._num_cloned = self.data.num_real_rows
-        self._mean_num_cloned = float(ranks.mean([torch.tensor(float(self._num_cloned), device=self.device)])[0])
+        self._mean_num_cloned = float(distributed.mean([torch.tensor(float(self._num_cloned), device=self.device)])[0])
         if self._mean_num_cloned == 0:
             raise UserError("clone_synthetic: false needs a real transition in each minibatch: raise the real_ratio.")
 
@@ -113,7 +113,7 @@ class TD3BC(Agent):
     def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both critics' mean squared errors to the clipped double-Q target; states are normalised."""
         with torch.no_grad():
-            noise = ranks.draw(torch.randn, batch.act.shape, device=batch.act.device) * self.policy_noise
+            noise = distributed.draw(torch.randn, batch.act.shape, device=batch.act.device) * self.policy_noise
             noise = noise.clamp(-self.noise_clip, self.noise_clip)
             next_act = (self.target_actor(batch.next_obs) + noise).clamp(-1, 1)
             next_q = self.target_critics.q_values(batch.next_obs, next_act).min(0).values
@@ -127,7 +127,7 @@ class TD3BC(Agent):
         act = self.actor(batch.obs)
         q = self.critics.q_values(batch.obs, act, self.first_critic)[0]
         cloning = self.cloning_loss(act, batch.act)
-        (scale,) = ranks.mean([q.detach().abs().mean()])
+        (scale,) = distributed.mean([q.detach().abs().mean()])
         loss = -self.alpha / scale * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
 

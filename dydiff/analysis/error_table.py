@@ -5,9 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from dydiff.errors import UserError
-from dydiff.files import replacing
-from dydiff.output import markdown_table
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
+from dydiff.utils.output import markdown_table
 
 _SUFFIX = "_summary.csv"
 Figures = dict[str, dict[str, float]]

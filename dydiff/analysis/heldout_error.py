@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from dydiff.data.episodes import EpisodeSource
-from dydiff.envs.replay import RecordedActions
-from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.data.source import EpisodeSource
+from dydiff.envs.real_rollout import RecordedActions
 from dydiff.rollout.base import Synthesizer
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
 
 
 @torch.no_grad()

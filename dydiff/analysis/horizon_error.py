@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import Episodes, EpisodeSource
+from dydiff.data.episodes import Episodes
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.play import Policy
-from dydiff.envs.replay import RecordedActions, real_rollout, restorable
-from dydiff.errors import UserError
-from dydiff.output import new_figure, save_figure, write_csv
+from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
 from dydiff.rollout.base import Synthesizer
+from dydiff.utils.errors import UserError
+from dydiff.utils.output import new_figure, save_figure, write_csv
 
 _TITLES = {"recorded": "recorded actions", "policy": "the policy's real actions", "on-policy": "on-policy rollout"}
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import EpisodeSource
+from dydiff.data.source import EpisodeSource
 from dydiff.envs.maze2d import MAZES
-from dydiff.envs.replay import real_rollout
-from dydiff.errors import UserError
-from dydiff.output import new_figure, save_figure
+from dydiff.envs.real_rollout import real_rollout
 from dydiff.rollout.base import Synthesizer
+from dydiff.utils.errors import UserError
+from dydiff.utils.output import new_figure, save_figure
 
 
 def maze_trajectories(

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.data.episodes import Trajectories
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout, restorable
-from dydiff.errors import UserError
-from dydiff.output import markdown_table, write_csv
+from dydiff.envs.real_rollout import RecordedActions, held_out_starts, real_rollout, restorable
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
 from dydiff.rollout.real import RealRollouts
+from dydiff.utils.errors import UserError
+from dydiff.utils.output import markdown_table, write_csv
 
 
 class Outcomes(NamedTuple):

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import EpisodeSource
-from dydiff.envs.replay import held_out_starts, real_rollout
-from dydiff.errors import UserError
-from dydiff.output import new_figure, save_figure
+from dydiff.data.source import EpisodeSource
+from dydiff.envs.real_rollout import held_out_starts, real_rollout
 from dydiff.rollout.base import Synthesizer
+from dydiff.utils.errors import UserError
+from dydiff.utils.output import new_figure, save_figure
 
 
 @torch.no_grad()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import EpisodeSource
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.play import Policy
-from dydiff.envs.replay import RecordedActions, held_out_starts, real_rollout
-from dydiff.files import replacing
-from dydiff.output import markdown_table, new_figure, save_figure, write_csv
+from dydiff.envs.real_rollout import RecordedActions, held_out_starts, real_rollout
 from dydiff.rollout.dydiff import DyDiff
+from dydiff.utils.files import replacing
+from dydiff.utils.output import markdown_table, new_figure, save_figure, write_csv
 
 NOISES = (0.05, 0.1, 0.2, 0.4)
 """Standard deviations of the noise on actions and standardised states by which C_d and C_pi are measured."""

@@ -8,14 +8,15 @@ import yaml
 from torch import Tensor
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import EpisodeSource, Transitions
+from dydiff.data.episodes import Transitions
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.replay import RecordedActions, real_rollout, restorable
-from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
 from dydiff.models.normalizer import Normalizer
-from dydiff.output import new_figure, save_figure, write_csv
 from dydiff.rollout.base import Synthesizer
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
+from dydiff.utils.output import new_figure, save_figure, write_csv
 
 
 class Quality(NamedTuple):

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dydiff.checkpoints import check_weights, load, save
 from dydiff.collect.writer import write_dataset
 from dydiff.data.episodes import Episodes
 from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
 from dydiff.envs.play import collect_episodes, play_episodes
-from dydiff.errors import UserError, at_least
+from dydiff.utils.checkpoints import check_weights, load, save
+from dydiff.utils.errors import UserError, at_least
 
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d")
 

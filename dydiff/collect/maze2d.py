@@ -9,7 +9,7 @@ from rich.progress import track
 from dydiff.collect.waypoints import WaypointController
 from dydiff.collect.writer import write_dataset
 from dydiff.envs.maze2d import MAZES, Maze2dEnv
-from dydiff.errors import UserError, at_least, did_you_mean
+from dydiff.utils.errors import UserError, at_least, did_you_mean
 
 
 def collect_maze2d(

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from dydiff import __version__
-from dydiff.files import replacing
+from dydiff.utils.files import replacing
 
 
 def write_dataset(path: Path, arrays: Mapping[str, np.ndarray], env_id: str, recipe: str) -> None:

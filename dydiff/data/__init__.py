@@ -1,1 +1,25 @@
 """Datasets, tasks and batches. Nothing here knows about models."""
+
+from dydiff.data.d4rl import D4RLSource
+from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
+from dydiff.data.episodes import Episodes, Trajectories, Transitions, Windows
+from dydiff.data.minari import MinariSource
+from dydiff.data.mixed import MixedDataModule
+from dydiff.data.source import EpisodeSource
+from dydiff.data.split import SplitSource
+from dydiff.data.tasks import Task
+
+__all__ = [
+    "D4RLSource",
+    "EpisodeSource",
+    "Episodes",
+    "MinariSource",
+    "MixedDataModule",
+    "SplitSource",
+    "Task",
+    "Trajectories",
+    "TransitionDataModule",
+    "Transitions",
+    "WindowDataModule",
+    "Windows",
+]

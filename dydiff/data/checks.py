@@ -1,22 +1,20 @@
 """Whether what sources, synthesizers and termination rules of anyone's give is what everything else relies on."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dydiff.data.episodes import Episodes, Trajectories
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from dydiff.data.episodes import Episodes, Trajectories
+from dydiff.utils.errors import UserError, first_line
 
 ACT_LIMIT = 1 + 1e-4  # tanh and float32 may overshoot 1 by an ulp
 _DTYPES = {"terminal": torch.bool, "timeout": torch.bool, "valid": torch.bool, "lengths": torch.int64}
 
 
-def episodes_flaw(episodes: "Episodes", task: Task) -> str | None:
+def episodes_flaw(episodes: Episodes, task: Task) -> str | None:
     """What is wrong with a dataset of a task, in words; ``None`` where nothing is."""
     data, lengths = episodes.transitions, episodes.lengths
     given = {**data._asdict(), "timeout": episodes.timeout, "lengths": lengths}
@@ -40,7 +38,7 @@ def episodes_flaw(episodes: "Episodes", task: Task) -> str | None:
     return f"an episode goes on after its end in row {int(inside.nonzero()[0])}" if inside.any() else None
 
 
-def trajectories_flaw(made: "Trajectories", count: int, obs_dim: int, act_dim: int) -> str | None:
+def trajectories_flaw(made: Trajectories, count: int, obs_dim: int, act_dim: int) -> str | None:
     """What is wrong with ``count`` trajectories that a synthesizer has made, in words; ``None`` where nothing is.
 
     Numbers that are not finite are not looked for: a model may blow up, and such trajectories are dropped.

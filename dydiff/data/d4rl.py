@@ -16,11 +16,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.data.checks import ACT_LIMIT
-from dydiff.data.environments import task_of, to_unit_actions
-from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
+from dydiff.data.episodes import Episodes, Transitions
+from dydiff.data.gym_tasks import task_of, to_unit_actions
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS, RemoteDataset, Task, find_dataset
-from dydiff.errors import UserError
-from dydiff.files import replacing
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _KEYS = (*_REQUIRED, "timeouts", "next_observations")

@@ -10,10 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dydiff import ranks
-from dydiff.data.episodes import Episodes, EpisodeSource, Transitions, Windows
+from dydiff.data.episodes import Episodes, Transitions, Windows
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError, at_least
+from dydiff.utils import distributed
+from dydiff.utils.errors import UserError, at_least
 
 
 class OfflineDataModule(L.LightningDataModule):
@@ -215,7 +216,7 @@ class _Batches(Sampler[Any]):
         else:
             order = torch.randint(self.num_items, (self.num_batches * self.batch_size,))
         for batch in order.split(self.batch_size)[: len(self)]:
-            yield ranks.share(batch)
+            yield distributed.share(batch)
 
 
 def _identity(batch: Any) -> Any:

@@ -1,20 +1,15 @@
 """Transitions, trajectories, episodes and the windows over them. Tensors are float32 in raw environment units."""
 
 import hashlib
-import traceback
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from dydiff.data.checks import check_rule, episodes_flaw
-from dydiff.data.tasks import Task
-from dydiff.errors import UserError, below_one, first_line
+from dydiff.utils.errors import below_one
 
 
 def at_rows(value: Tensor, index: Tensor | int | slice) -> Tensor:
@@ -239,50 +234,3 @@ def _ranges(first: Tensor, count: Tensor) -> Tensor:
     """``first[i], first[i] + 1, ..., first[i] + count[i] - 1`` for each ``i``, one after the other."""
     offset = torch.repeat_interleave(first - (count.cumsum(0) - count), count)
     return offset + torch.arange(len(offset))
-
-
-class EpisodeSource(ABC):
-    """Where a dataset comes from. A new source is a subclass in a file of its own."""
-
-    _episodes: Episodes | None = None
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Short name for folders and messages."""
-
-    @property
-    @abstractmethod
-    def task(self) -> Task:
-        """The task that the dataset was collected in; known without reading the data."""
-
-    @abstractmethod
-    def read(self) -> Episodes:
-        """The dataset, from wherever it is. What is wrong with its numbers is found afterwards.
-
-        Raises:
-            UserError: The dataset cannot be had. Of any other exception people see the first line, and where it was.
-        """
-
-    def load(self) -> Episodes:
-        """The dataset, read once and checked.
-
-        Raises:
-            UserError: It cannot be had, is not sound, or the task's termination rule does not work on it.
-        """
-        if self._episodes is None:
-            who = f"{type(self).__name__} '{self.name}'"
-            try:
-                episodes = self.read()
-            except UserError:
-                raise
-            except Exception as error:  # the source may be anyone's
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                what = f"{type(error).__name__}: {first_line(error)} ({Path(place.filename).name}, line {place.lineno})"
-                raise UserError(f"{who} cannot be read: {what}.") from error
-            if flaw := episodes_flaw(episodes, self.task):
-                raise UserError(f"{who} is not sound: {flaw}.")
-            few = episodes.transitions.at(slice(0, 8))
-            check_rule(self.task, few.obs, few.act, few.next_obs)
-            self._episodes = episodes
-        return self._episodes

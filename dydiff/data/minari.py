@@ -8,10 +8,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dydiff.data.environments import task_of, to_unit_actions
-from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
+from dydiff.data.episodes import Episodes, Transitions
+from dydiff.data.gym_tasks import task_of, to_unit_actions
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError, first_line
+from dydiff.utils.errors import UserError, first_line
 
 
 class MinariSource(EpisodeSource):

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dydiff import ranks
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.datamodules import OfflineDataModule
-from dydiff.data.episodes import Episodes, EpisodeSource, Transitions
-from dydiff.errors import UserError, at_least
+from dydiff.data.episodes import Episodes, Transitions
+from dydiff.data.source import EpisodeSource
+from dydiff.utils import distributed
+from dydiff.utils.errors import UserError, at_least
 
 
 class MixedDataModule(OfflineDataModule):
@@ -92,7 +93,7 @@ class MixedDataModule(OfflineDataModule):
         Raises:
             UserError: Real and synthetic ones come in no order: ``real_ratio`` is ``None``.
         """
-        columns = ranks.share(range(self.batch_size))
+        columns = distributed.share(range(self.batch_size))
         if self.synthetic_share == 0:
             return len(columns)
         if self.real_ratio is None:
@@ -109,7 +110,7 @@ class MixedDataModule(OfflineDataModule):
         """This rank's share of the next ``[updates_per_step, batch_size]`` minibatches, drawn with replacement."""
         # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack, nor on ranks.
         drawn = torch.randint(2**62, (self.updates_per_step, self.batch_size), generator=self.generator)
-        columns = torch.tensor(ranks.share(range(self.batch_size)))
+        columns = torch.tensor(distributed.share(range(self.batch_size)))
         drawn = drawn[:, columns].to(self.real.reward.device)
         num_real = len(self.real.reward)
         if self.synthetic_share == 0:

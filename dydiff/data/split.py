@@ -1,8 +1,9 @@
 """A part of another dataset."""
 
-from dydiff.data.episodes import Episodes, EpisodeSource
+from dydiff.data.episodes import Episodes
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.errors import UserError
+from dydiff.utils.errors import UserError
 
 
 class SplitSource(EpisodeSource):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dydiff.errors import UserError, did_you_mean
+from dydiff.utils.errors import UserError, did_you_mean
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``terminated(obs [..., O], act [..., A], next_obs [..., O]) -> bool [...]``, on raw, unnormalised states."""

@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 from dydiff.data.episodes import Episodes, Transitions
 from dydiff.data.tasks import Task
 from dydiff.envs.make import make_env
-from dydiff.envs.together import together
+from dydiff.envs.vectorized import together
 
 Policy = Callable[[Tensor], Tensor]
 """``policy(obs [N, O]) -> act [N, A]`` in [-1, 1], on raw states; an agent's also has ``log_prob(obs, act) -> [N]`` and

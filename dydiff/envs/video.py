@@ -12,8 +12,8 @@ import torch
 from dydiff.data.tasks import Task
 from dydiff.envs.make import make_env
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError, first_line
-from dydiff.files import replacing
+from dydiff.utils.errors import UserError, first_line
+from dydiff.utils.files import replacing
 
 FORMATS = (".gif", ".mp4")
 _FRAMES_PER_SECOND = 25

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Episodes, Windows
-from dydiff.errors import at_least
 from dydiff.models.diffusion import DiffusionModel
 from dydiff.models.edm import EDMSampler
 from dydiff.models.normalizer import Normalizer
 from dydiff.models.unet import TemporalUNet
+from dydiff.utils.errors import at_least
 
 
 class Denoiser(DiffusionModel):

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dydiff import ranks
+from dydiff.models.base import PretrainedModule
 from dydiff.models.edm import loss_weight, preconditioning, replace
-from dydiff.models.pretrained import PretrainedModule
+from dydiff.utils import distributed
 
 
 class DiffusionModel(PretrainedModule, ABC):
@@ -64,7 +64,7 @@ class DiffusionModel(PretrainedModule, ABC):
     def loss(self, batch: Any) -> Tensor:
         """The weighted squared error at random noise levels (eq. 4)."""
         clean, valid = self.clean(batch)
-        normal = partial(ranks.draw, torch.randn, device=clean.device)
+        normal = partial(distributed.draw, torch.randn, device=clean.device)
         sigma = (self.p_mean + self.p_std * normal(clean.shape[:1])).exp()
         return self._loss_at(clean, valid, sigma, normal(clean.shape))
 
@@ -84,5 +84,5 @@ class DiffusionModel(PretrainedModule, ABC):
         noised = replace(clean + levels * noise, clean, self.mask)
         counted = (valid & ~self.mask).expand_as(clean)
         error = (self.denoise(noised, sigma) - clean).square() * counted
-        (count,) = ranks.mean([counted.sum()])
+        (count,) = distributed.mean([counted.sum()])
         return (loss_weight(levels, self.sigma_data) * error).sum() / count

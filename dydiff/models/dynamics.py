@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydiff import ranks
 from dydiff.data.episodes import Episodes, Transitions
-from dydiff.errors import UserError
+from dydiff.models.base import PretrainedModule
 from dydiff.models.networks import EnsembleMLP
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import PretrainedModule
+from dydiff.utils import distributed
+from dydiff.utils.errors import UserError
 
 
 class DynamicsEnsemble(PretrainedModule):
@@ -83,9 +83,9 @@ class DynamicsEnsemble(PretrainedModule):
 
     def loss(self, batch: Transitions) -> Tensor:
         """Gaussian negative log likelihood, summed over members; each sees its own bootstrap of the whole batch."""
-        batch, size = Transitions(*map(ranks.gather, batch)), len(batch.reward)
+        batch, size = Transitions(*map(distributed.gather, batch)), len(batch.reward)
         whole = partial(torch.randint, len(batch.reward))
-        rows = ranks.draw(whole, (self.num_members, size), dim=1, device=batch.reward.device)
+        rows = distributed.draw(whole, (self.num_members, size), dim=1, device=batch.reward.device)
         resampled = batch.at(rows)
         mean, logvar = self.predict(resampled.obs, resampled.act)
         change = self.change_normalizer(resampled.next_obs - resampled.obs)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dydiff.errors import UserError, above_zero, at_least
+from dydiff.utils.errors import UserError, above_zero, at_least
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Episodes, Transitions
+from dydiff.models.base import PretrainedModule
 from dydiff.models.networks import mlp
 from dydiff.models.normalizer import Normalizer
-from dydiff.models.pretrained import PretrainedModule
 
 
 class RewardModel(PretrainedModule):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydiff.errors import UserError
 from dydiff.models.networks import NoiseEmbedding
+from dydiff.utils.errors import UserError
 
 
 class _Conv(nn.Sequential):

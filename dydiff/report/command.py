@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from dydiff.errors import UserError
-from dydiff.files import replacing
-from dydiff.output import markdown_table, write_csv
 from dydiff.report import plots
 from dydiff.report.logs import SUFFIX, write_logs
 from dydiff.report.runs import Run, longest, read_runs
 from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, repeated, spread
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
+from dydiff.utils.output import markdown_table, write_csv
 
 
 def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 2000) -> None:

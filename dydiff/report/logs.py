@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from dydiff.errors import UserError
-from dydiff.files import replacing
-from dydiff.settings import shaping
+from dydiff.run.settings import shaping
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
 
 SUFFIX = ".jsonl"
 _SCORE, _Q_MEAN = "eval/score", "train/q_mean"

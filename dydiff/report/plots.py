@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dydiff.output import new_figure, save_figure
 from dydiff.report.runs import BASE, Run
 from dydiff.report.scores import Grouped, matrix, rliable, seeded
+from dydiff.utils.output import new_figure, save_figure
 
 
 def _colours(count: int) -> Sequence[str]:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from dydiff.report.logs import Log, read_logs
-from dydiff.settings import comparable
+from dydiff.run.settings import address, comparable
 
 BASE = "Base"
 _INITIALS = {"Hardmax": "H", "Softmax": "S"}
@@ -177,7 +177,7 @@ def _class_paths(config: dict[str, Any]) -> tuple[str, str, str]:
     found = [
         (each or {}).get("class_path", "") for each in (config["model"], kind.get("synthesizer"), kind.get("filter"))
     ]
-    return str(found[0]), str(found[1]), str(found[2])
+    return address(str(found[0])), address(str(found[1])), address(str(found[2]))
 
 
 def _planned(config: dict[str, Any]) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dydiff.errors import UserError
 from dydiff.report.runs import BASE, Run
+from dydiff.utils.errors import UserError
 
 Grouped = dict[str, dict[str, list[Run]]]
 """By label and dataset: the runs over seeds."""

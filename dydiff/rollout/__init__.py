@@ -1,1 +1,23 @@
 """Synthesizers make trajectories of the learning policy; filters choose which of them to keep."""
+
+from dydiff.rollout.autoregressive import Autoregressive
+from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.dydiff import DyDiff
+from dydiff.rollout.filters import Filter, Hardmax, Softmax
+from dydiff.rollout.pgd import PGD
+from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts
+from dydiff.rollout.synther import SynthER
+
+__all__ = [
+    "PGD",
+    "Autoregressive",
+    "DyDiff",
+    "Filter",
+    "Hardmax",
+    "HeldBackData",
+    "RealEnvironment",
+    "RealRollouts",
+    "Softmax",
+    "SynthER",
+    "Synthesizer",
+]

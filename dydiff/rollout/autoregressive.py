@@ -6,12 +6,13 @@ import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
 
-from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.data.episodes import Trajectories
+from dydiff.data.source import EpisodeSource
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError, at_least
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.utils.errors import UserError, at_least
 
 
 class Autoregressive(Synthesizer):

@@ -7,11 +7,12 @@ import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor, nn
 
-from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.data.episodes import Trajectories
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TerminationRule, never
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError
-from dydiff.models.pretrained import PretrainedModule
+from dydiff.models.base import PretrainedModule
+from dydiff.utils.errors import UserError
 
 Part = TypeVar("Part", bound=PretrainedModule)
 

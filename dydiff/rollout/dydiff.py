@@ -8,13 +8,13 @@ from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError, at_least
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.base import module_of
+from dydiff.utils.errors import UserError, at_least
 
 
 class DyDiff(Autoregressive):

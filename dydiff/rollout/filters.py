@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.errors import UserError, above_zero
+from dydiff.utils.errors import UserError, above_zero
 
 
 class Filter(ABC):

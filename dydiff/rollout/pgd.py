@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError, at_least
 from dydiff.models.edm import EDMSampler
 from dydiff.models.trajectory_diffusion import TrajectoryDiffusion
 from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.utils.errors import UserError, at_least
 
 
 class PGD(Synthesizer):

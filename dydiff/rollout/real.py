@@ -4,13 +4,14 @@ import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
 
-from dydiff.data.episodes import EpisodeSource, Trajectories
+from dydiff.data.episodes import Trajectories
+from dydiff.data.source import EpisodeSource
 from dydiff.data.split import SplitSource
 from dydiff.envs.play import Policy, collect_episodes
-from dydiff.envs.replay import real_rollout
-from dydiff.errors import UserError, at_least
+from dydiff.envs.real_rollout import real_rollout
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.utils.errors import UserError, at_least
 
 
 class RealEnvironment(Synthesizer):

@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.table import Table
 
-from dydiff.errors import UserError
-from dydiff.output import write_csv
-from dydiff.pretraining import Parts
-from dydiff.settings import comparable, plain
+from dydiff.run.pretraining import Parts
+from dydiff.run.settings import comparable, plain
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
 from dydiff.sweep.tune import run_jobs, start_ray
-from dydiff.tables import show_line, show_table
+from dydiff.utils.console import show_line, show_table
+from dydiff.utils.errors import UserError
+from dydiff.utils.output import write_csv
 
 Check = Callable[[Sequence[str]], tuple[Any, Parts]]
 """``check(args)`` of a command: its settings and the parts that it needs, without running it."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from dydiff.errors import UserError
-from dydiff.files import replacing
-from dydiff.settings import difference
+from dydiff.run.settings import difference
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dydiff.errors import UserError, did_you_mean
+from dydiff.utils.errors import UserError, did_you_mean
 
 Axes = Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.table import Table
 
-from dydiff.errors import UserError
 from dydiff.sweep.jobs import Job
 from dydiff.sweep.worker import run_job
-from dydiff.tables import show_line, show_table
+from dydiff.utils.console import show_line, show_table
+from dydiff.utils.errors import UserError
 
 _STORE_BYTES = 100_000_000  # of Ray's shared memory; nothing is passed through it
 

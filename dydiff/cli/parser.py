@@ -11,11 +11,11 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dydiff.errors import UserError, did_you_mean
-from dydiff.settings import arguments_of, class_at
+from dydiff.run.settings import arguments_of, class_at
+from dydiff.utils.errors import UserError, did_you_mean
 
 NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # Lightning's callback that does nothing
-_SOURCE = ("dydiff.data.minari.MinariSource", "dydiff.data.split.SplitSource")
+_SOURCE = ("dydiff.data.MinariSource", "dydiff.data.SplitSource")
 # Options that replace what came before whole, settings of another kind must not leak in: after classes that share no
 # argument with what comes, nothing is left to merge it with.
 _WHOLE = {

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dydiff.data.environments import from_unit_actions
-from dydiff.data.episodes import EpisodeSource
+from dydiff.data.gym_tasks import from_unit_actions
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.make import make_env
 from dydiff.envs.play import Policy
-from dydiff.errors import UserError
+from dydiff.utils.errors import UserError
 
 VELOCITY_CLIP = 10.0  # Hopper's and Walker2d's observations show velocities only within it
 

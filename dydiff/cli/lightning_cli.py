@@ -21,21 +21,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from dydiff.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
 from dydiff.agents.base import Agent, check_task
-from dydiff.checkpoints import WholeCheckpointIO, check_settings, check_weights, publish, read_checkpoint
+from dydiff.cli.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
+from dydiff.cli.parser import NO_ROLLOUT, Parser
 from dydiff.data.datamodules import OfflineDataModule
-from dydiff.data.episodes import EpisodeSource
+from dydiff.data.source import EpisodeSource
 from dydiff.envs.video import check_video, save_video
-from dydiff.errors import UserError
-from dydiff.loggers import loggers_of, without_files
-from dydiff.models.pretrained import PretrainedModule
-from dydiff.parser import NO_ROLLOUT, Parser
-from dydiff.pretraining import Part, Parts, check_part, make_source, part_directory
+from dydiff.models.base import PretrainedModule
 from dydiff.rollout.base import Synthesizer
-from dydiff.run_folders import claim_version, find_last, find_to_score
-from dydiff.settings import class_of, make_absolute, plain
-from dydiff.tables import show_line, show_plan, show_result
+from dydiff.run.folders import claim_version, find_last, find_to_score
+from dydiff.run.loggers import loggers_of, without_files
+from dydiff.run.pretraining import Part, Parts, check_part, make_source, part_directory
+from dydiff.run.settings import check_settings, class_of, make_absolute, plain
+from dydiff.run.summary import show_plan, show_result
+from dydiff.utils.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint
+from dydiff.utils.console import show_line
+from dydiff.utils.errors import UserError
 
 _INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
 

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dydiff.settings import class_of, plain
+from dydiff.run.settings import class_of, plain
 
 Configs = Namespace | Sequence[Namespace] | bool | None
 """What ``trainer.logger`` of a parsed config may be; ``None`` and ``True`` stand for the default."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from dydiff.errors import UserError
-from dydiff.settings import comparable, difference
+from dydiff.run.settings import comparable, difference
+from dydiff.utils.errors import UserError
 
 _DURATIONS = {f"trainer.{end}_{unit}" for end in ("min", "max") for unit in ("epochs", "steps")} | {"trainer.max_time"}
 _OF_AN_AGENT = ("seed_everything", "parts_seed", "model.", "rollout.", "data.source.")

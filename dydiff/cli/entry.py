@@ -13,18 +13,18 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from dydiff import ranks
 from dydiff.agents.base import Agent, load_agent
-from dydiff.data.episodes import EpisodeSource
-from dydiff.errors import UserError, did_you_mean, first_line
-from dydiff.lightning_cli import AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
-from dydiff.parser import Parser, user_error
-from dydiff.pretraining import Parts, make_source
+from dydiff.cli.lightning_cli import AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
+from dydiff.cli.parser import Parser, user_error
+from dydiff.data.source import EpisodeSource
 from dydiff.report.command import report
 from dydiff.rollout.base import Synthesizer
-from dydiff.settings import config_paths
+from dydiff.run.pretraining import Parts, make_source
+from dydiff.run.settings import config_paths
 from dydiff.sweep.command import sweep
-from dydiff.tables import show_line
+from dydiff.utils import distributed
+from dydiff.utils.console import show_line
+from dydiff.utils.errors import UserError, did_you_mean, first_line
 
 
 def functions_of(command: str) -> dict[str, Callable[..., Any]]:
@@ -49,7 +49,7 @@ def analyze(name: str, args: Sequence[str]) -> None:
     if made.get("agent") is not None:  # what is wrong with it is told before parts are trained
         load_agent(made.agent, made.checkpoint, made.source.task)
     elif made.get("checkpoint") is not None:
-        raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.td3bc.TD3BC, say.")
+        raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.TD3BC, say.")
     parts.train_and_load(train_part)
     measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "parts_seed")})
 
@@ -232,7 +232,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print("error: Asked to end (SIGTERM). Go on with --ckpt_path last.", file=sys.stderr)
         return 128 + signal.SIGTERM
     except Exception as error:
-        if ranks.is_loss_of_peer(error):
+        if distributed.is_loss_of_peer(error):
             print(
                 "error: Another process of this training has died; look for its own message. What was saved before "
                 "still stands: go on with --ckpt_path last.",

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from dydiff.data.tasks import TASKS, Task, TerminationRule, never
-from dydiff.errors import UserError, first_line
+from dydiff.utils.errors import UserError, first_line
 
 # The rules of the table hold for every version of an environment.
 _RULES = {task.env_id.partition("-")[0]: task.terminated for task in TASKS.values()}

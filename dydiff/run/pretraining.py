@@ -19,13 +19,16 @@ from jsonargparse.typing import NonNegativeInt, Path_fr
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from dydiff.data.episodes import EpisodeSource
-from dydiff.errors import UserError
-from dydiff.files import replacing
-from dydiff.loggers import is_default
-from dydiff.models.pretrained import PretrainedModule, load_weights
+from dydiff.data.source import EpisodeSource
+from dydiff.models.base import PretrainedModule, load_weights
 from dydiff.rollout.base import Synthesizer
-from dydiff.settings import class_of, plain, shaping
+from dydiff.run.loggers import is_default
+from dydiff.run.settings import addressed, class_of, plain, shaping
+from dydiff.utils.errors import UserError
+from dydiff.utils.files import replacing
+
+# Arguments that came after the first models were trained: at their default they do not change a model's key.
+_ADDED_LATER = {"lr_schedule": "constant", "pad_windows": False}
 
 
 @dataclass
@@ -245,7 +248,11 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         "data": {key: value for key, value in settings["data"]["init_args"].items() if key != "source"},
         "trainer": shaping(settings)["trainer"],
     }
-    key = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    for options in (shape["model"].get("init_args") or {}, shape["data"]):
+        for name, default in _ADDED_LATER.items():
+            if options.get(name, ...) == default:
+                del options[name]
+    key = hashlib.sha256(json.dumps(addressed(shape), sort_keys=True, default=str).encode()).hexdigest()[:10]
     folder, ending = Path(runs_dir, "parts"), f"{source.name}-{key}"
     return min(folder.glob(f"[!.]*-{glob.escape(ending)}"), default=folder / f"{name}-{ending}")
 

@@ -5,7 +5,7 @@ import hashlib
 import lightning as L
 import torch
 
-from dydiff import ranks
+from dydiff.utils import distributed
 
 
 def seed_of(*key: int) -> int:
@@ -26,7 +26,7 @@ class SeededModule(L.LightningModule):
     run_seed: int
 
     def on_fit_start(self) -> None:
-        self.run_seed = ranks.gather_objects(torch.initial_seed())[0]
+        self.run_seed = distributed.gather_objects(torch.initial_seed())[0]
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(seed_of(self.run_seed, self.current_epoch))

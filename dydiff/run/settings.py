@@ -10,6 +10,8 @@ from typing import Any
 from jsonargparse import Namespace
 from jsonargparse.typing import Path_fr
 
+from dydiff.utils.errors import UserError
+
 # Settings of the trainer that say where and how it runs, not what comes out.
 _MACHINE_KEYS = {
     "accelerator",
@@ -53,8 +55,8 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The shaping settings of a run but its callbacks, each by its key, ``init_args`` left out of it.
 
-    What our classes have come to take since the run has its default. Files are told by their names: where a checkout or
-    a dataset lies is not a setting.
+    Arguments that our classes got after that run was made count with their default value, classes by where they are
+    defined, files by their names: where a checkout or a dataset is does not matter.
     """
     return {key: value for key, value in _flat(shaping(settings)) if not key.startswith("trainer.callbacks")}
 
@@ -72,11 +74,42 @@ def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | N
     return None
 
 
+def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than the checkpoint's.
+
+    Args:
+        checkpoint: What to go on from.
+        class_path: Class of the model that is to go on.
+        settings: Its arguments, as plain values.
+
+    Raises:
+        UserError: The class or a setting differs.
+    """
+    made_with = checkpoint.get("hyper_parameters", {})
+    made_by = made_with.get("_class_path", class_path)
+    if address(made_by) != address(class_path):
+        raise UserError(f"The checkpoint was made by {made_by}, this command trains a {class_path}.")
+    for key, value in settings.items():
+        linked = key in ("obs_dim", "act_dim")
+        if key in made_with and not linked and _listed(made_with[key]) != value:
+            raise UserError(
+                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: go on "
+                "with the checkpoint's own settings, or begin a new run."
+            )
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists: a config knows only these."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(settings, dict):
         if str(settings.get("class_path")).startswith("dydiff."):
             settings = {**settings, "init_args": _defaults(settings["class_path"]) | (settings.get("init_args") or {})}
         for key, value in settings.items():
+            if key == "class_path":
+                value = address(str(value))
             yield from _flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
     else:
         is_file = isinstance(settings, (str, Path_fr)) and str(settings).endswith(_FILES)
@@ -87,7 +120,7 @@ def _defaults(class_path: str) -> dict[str, Any]:
     """Plain defaults of one of our classes: a run older than a setting was made with what is its default now."""
     try:
         arguments = arguments_of(class_path)
-    except (ImportError, AttributeError):  # renamed since
+    except (ImportError, AttributeError, ValueError):  # renamed since
         return {}
     return {name: argument.default for name, argument in arguments.items() if isinstance(argument.default, _PLAIN)}
 
@@ -111,9 +144,36 @@ def class_of(config: Namespace) -> type:
 
 
 def class_at(path: str) -> type:
-    """The class at an import path."""
+    """The class at an import path.
+
+    Raises:
+        ImportError, AttributeError, ValueError: There is no such class.
+    """
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def address(path: str) -> str:
+    """The module and name where one of our classes is defined; any other path stays as it is.
+
+    Settings are compared and hashed by it, so that ``dydiff.agents.TD3BC`` and ``dydiff.agents.TD3BC`` are one.
+    """
+    if not path.startswith("dydiff."):
+        return path
+    try:
+        found = class_at(path)
+    except (ImportError, AttributeError, ValueError):
+        return path
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def addressed(settings: Any) -> Any:
+    """Plain settings with the :func:`address` of each class."""
+    if isinstance(settings, list):
+        return [addressed(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {key: address(str(value)) if key == "class_path" else addressed(value) for key, value in settings.items()}
 
 
 def config_paths(settings: Any) -> Iterator[Path]:

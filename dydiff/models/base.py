@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from dydiff import ranks
-from dydiff.checkpoints import check_weights, read_checkpoint
 from dydiff.data.datamodules import PretrainingDataModule
 from dydiff.data.episodes import Episodes
-from dydiff.errors import UserError, above_zero
-from dydiff.seeds import SeededModule
+from dydiff.utils import distributed
+from dydiff.utils.checkpoints import check_weights, read_checkpoint
+from dydiff.utils.errors import UserError, above_zero
+from dydiff.utils.seeding import SeededModule
 
 
 class PretrainedModule(SeededModule, ABC):
@@ -58,7 +58,7 @@ class PretrainedModule(SeededModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        (whole,) = ranks.mean([loss.detach()])
+        (whole,) = distributed.mean([loss.detach()])
         self.log("train/loss", whole)
         check_finite({"train/loss": whole}, f"in step {self.global_step:,} of {type(self).__name__}")
         return loss

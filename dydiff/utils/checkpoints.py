@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from dydiff.errors import UserError, first_line
-from dydiff.files import replacing
+from dydiff.utils.errors import UserError, first_line
+from dydiff.utils.files import replacing
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -78,35 +78,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(value, Tensor) or not bool(value.isfinite().all()):
             raise UserError(f"{path}: '{key}' is not made of finite numbers. Use another, or train it again.")
     return content
-
-
-def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than the checkpoint's.
-
-    Args:
-        checkpoint: What to go on from.
-        class_path: Class of the model that is to go on.
-        settings: Its arguments, as plain values.
-
-    Raises:
-        UserError: The class or a setting differs.
-    """
-    made_with = checkpoint.get("hyper_parameters", {})
-    made_by = made_with.get("_class_path", class_path)
-    if made_by != class_path:
-        raise UserError(f"The checkpoint was made by {made_by}, this command trains a {class_path}.")
-    for key, value in settings.items():
-        linked = key in ("obs_dim", "act_dim")
-        if key in made_with and not linked and _listed(made_with[key]) != value:
-            raise UserError(
-                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: go on "
-                "with the checkpoint's own settings, or begin a new run."
-            )
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists: a config knows only these."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def check_weights(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path | str, name: str) -> None:

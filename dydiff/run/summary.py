@@ -3,24 +3,12 @@
 from pathlib import Path
 
 import lightning as L
-from rich.console import Console
 from rich.table import Column, Table
 
-from dydiff.data.episodes import EpisodeSource
+from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS
-from dydiff.pretraining import Parts
-
-_console = Console(highlight=False, soft_wrap=True)
-
-
-def show_line(text: str) -> None:
-    """One line, however wide the terminal."""
-    _console.print(text, markup=False)
-
-
-def show_table(table: Table) -> None:
-    """A table of one's own."""
-    _console.print(table)
+from dydiff.run.pretraining import Parts
+from dydiff.utils.console import show_line, show_table
 
 
 def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> None:
@@ -29,7 +17,7 @@ def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> N
     for part in parts:
         table.add_row(part.name, "reuse" if part.trained else "train", str(part.directory))
     table.add_row(name, "train", str(folder))
-    _console.print(table)
+    show_table(table)
     episodes, task = source.load(), source.task
     concerned = task.env_id in {known.env_id for known in TASKS.values()}
     contacts = f", MuJoCo 2 contacts {'restored' if task.mujoco2_contacts else 'not restored'}" if concerned else ""
@@ -61,4 +49,4 @@ def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float]
     shares["checkpoints"] = sum(getattr(callback, "seconds", 0.0) for callback in trainer.checkpoint_callbacks)
     stages = part_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
     table.add_row("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))
-    _console.print(table)
+    show_table(table)

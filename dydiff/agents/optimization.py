@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dydiff import ranks
+from dydiff.utils import distributed
 
 
 class Minimizer:
@@ -52,7 +52,7 @@ class Minimizer:
 
     def __call__(self, loss: Tensor, max_grad_norm: float | None = None) -> None:
         """One step; given ``max_grad_norm``, the gradient is clipped to it."""
-        gradients = list(ranks.mean(torch.autograd.grad(loss, self.parameters)))
+        gradients = list(distributed.mean(torch.autograd.grad(loss, self.parameters)))
         if max_grad_norm is not None:
             norm = torch.nn.utils.get_total_norm(gradients)
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dydiff.files import replacing
+from dydiff.utils.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

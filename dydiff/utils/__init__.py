@@ -1,0 +1,1 @@
+"""Tools for every other package. Nothing here knows about data, models or agents."""
