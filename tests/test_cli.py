@@ -38,8 +38,7 @@ def fit(*options):
 
 
 def weights(version):
-    state = torch.load(f"runs/run/version_{version}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    return {key: value for key, value in state.items()}
+    return dict(torch.load(f"runs/run/version_{version}/checkpoints/last.ckpt", weights_only=True)["state_dict"])
 
 
 def scalars(version, name="run"):

@@ -22,6 +22,7 @@ ANALYSES = sorted([*CONFIGS.glob("analysis/*.yaml"), *STUDIES.glob("*/analysis/*
 SWEEPS = sorted([*CONFIGS.glob("sweep/**/*.yaml"), *STUDIES.glob("*/sweep/*.yaml")])
 DOCUMENTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(path for place in ("configs", "docs", "studies") for path in ROOT.glob(f"{place}/**/*.md")),
 ]
 
