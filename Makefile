@@ -1,6 +1,7 @@
-# One environment in .venv, with the versions that the project is tested with.
+# One environment in .venv, with the versions that the project is tested with (CONSTRAINTS= takes the newest).
 PYTHON ?= python3
 BIN := .venv/bin
+CONSTRAINTS ?= --constraint constraints.txt
 RUN_DEMO := $(BIN)/python -m dydiff fit --config configs/demo.yaml
 
 .PHONY: help demo demo-base test test-d4rl faults bench bench-peers check install
@@ -12,15 +13,15 @@ install: .venv/installed  ## the environment in .venv
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 demo: install  ## TD3BC + DyDiff on the dataset that ships with the repository, models included
 	$(RUN_DEMO)
 
 demo-base: install  ## the same agent without synthetic data
-	$(RUN_DEMO) --rollout configs/rollout/base.yaml
+	$(RUN_DEMO) --rollout null
 
 test: install  ## the test suite, without the tests marked slow, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -31,7 +32,7 @@ test-d4rl: install  ## the loader against the d4rl package itself, which is inst
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gym==0.23.1 tqdm
 	$(BIN)/python -m pytest -rs tests/test_d4rl_parity.py
 
-faults: install  ## kill runs at random moments (FAULT_KILLS of them), and see whether they end as one left alone
+faults: install  ## kill runs at random moments (FAULT_KILLS of them), and compare their end with that of an uninterrupted one
 	$(BIN)/python tests/faults.py
 
 bench: install  ## how fast, against what: writes benchmarks/results.csv; with d3rlpy where bench-peers was made before

@@ -38,7 +38,7 @@ def write_dataset(path: Path, count: int) -> None:
 
 def write_part(folder: Path, part: str) -> Path:
     """The demo's config of a part, for a single short epoch."""
-    config = yaml.safe_load((ROOT / f"configs/pretrain/{part}_demo.yaml").read_text())
+    config = yaml.safe_load((ROOT / f"configs/model/{part}_demo.yaml").read_text())
     config["data"]["init_args"] = config["data"].get("init_args", {}) | {"batches_per_epoch": 100}
     config["trainer"]["max_epochs"] = 1
     path = folder / f"{part}.yaml"
@@ -68,7 +68,7 @@ def main() -> None:
         parts = {part: write_part(folder, part) for part in ("denoiser", "dynamics", "reward")}
         agent = ["fit", "--config", "configs/td3bc_hopper_mr.yaml", "--name", "run", "--trainer.max_epochs", "1"]
         agent += ["--data.updates_per_epoch", "100", "--data.source.terminated", "dydiff.data.tasks.never"]
-        rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.init_args.filter", "null"]
+        rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.filter", "null"]
         rollouts += [f"--rollout.init_args.synthesizer.init_args.{part}={path}" for part, path in parts.items()]
         alone = ["--data.source", "dydiff.data.D4RLSource"]
         for case, args, buffers in (

@@ -184,8 +184,10 @@ class SyntheticRollout(L.Callback):
                 raise UserError(f"{name}: the figure '{figure}' must have a number for each of {size} trajectories.")
 
     def range_excess(self, trajectories: Trajectories) -> Tensor:
-        """How far each trajectory leaves the data's range, ``[N]``: in the worst of its states and dimensions, in
-        units of the dimension's range; 0 within."""
+        """How far each trajectory leaves the data's range, ``[N]``; 0 within.
+
+        In the worst of its states and dimensions, in units of the dimension's range.
+        """
         states = torch.stack([trajectories.obs[:, 1:], trajectories.next_obs], dim=2)
         outside = torch.maximum(self._low - states, states - self._high) / (self._high - self._low).clamp(min=1e-6)
         return outside.amax((2, 3)).where(trajectories.valid, 0).amax(1).clamp(min=0)

@@ -1,8 +1,16 @@
-"""``python -m dydiff``."""
+"""``python -m dydiff``, and the command ``dydiff``."""
 
+import os
 import sys
 
 from dydiff.cli import main
+
+
+def run() -> int:
+    """The command ``dydiff``: like ``python -m dydiff``, it finds modules in the working directory."""
+    sys.path.insert(0, os.getcwd())
+    return main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -73,6 +73,7 @@ def test_tables_have_last_and_best_scores_and_the_papers(tmp_path, report):
     assert last["mine"] == ["3.0 ± 0.0 (3)", ""] and last["mean of datasets"] == ["16.5", ""]
     assert best["hopper-medium-replay-v2"] == ["70.0 ± 0.0 (3)", "93.3 ± 23.1 (3)"]
     assert table(text, "The paper's:")["hopper-medium-replay-v2"] == ["63.9 ± 26.4", "94.7 ± 4.4"]
+    assert "the agent alone makes 500,000 updates, with DyDiff 1,000,000; which evaluation is reported" in text
     for seed in (0, 1):
         write_run(tmp_path / f"runs/hardmax{seed}", (0.0, 0.0, seed), "DyDiff-H", seed, dataset="mine")
         write_run(tmp_path / f"runs/synther{seed}", (0.0, 0.0, seed), "SynthER", seed, dataset="mine")

@@ -122,8 +122,11 @@ def write_curves(curves: list[Curve], path: Path) -> None:
 
 
 def write_summary(curves: list[Curve], path: Path) -> None:
-    """One row for each curve, for :func:`~dydiff.analysis.error_table.error_table`: ``actions, synthesizer, mean,
-    median, last_step, seconds``; mean and median over windows, then averaged over steps."""
+    """Write one row for each curve, for :func:`~dydiff.analysis.error_table.error_table`.
+
+    The columns are ``actions, synthesizer, mean, median, last_step, seconds``; mean and median are over windows, then
+    averaged over steps.
+    """
     rows = []
     for curve in curves:
         figures = (float(each) for each in (curve.mean.nanmean(), curve.median.nanmean(), curve.mean[-1]))

@@ -42,7 +42,6 @@ def state_trajectories(
     Raises:
         UserError: No such dimension, or no held-out state that the simulator can be set to.
     """
-
     task = source.task
     if wrong := [dimension for dimension in dimensions if not 0 <= dimension < task.obs_dim]:
         raise UserError(f"The states of {task.name} have {task.obs_dim} dimensions, from 0 on: there is no {wrong[0]}.")

@@ -157,6 +157,8 @@ class DyDiffCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self._config
+        if config.rollout is None:
+            config.rollout = Namespace(class_path=NO_ROLLOUT)
         self.source = make_source(config.data.init_args.source)
         if self.checkpoint is not None and issubclass(class_of(config.model), Agent):
             check_task(self.checkpoint, self.source.task)

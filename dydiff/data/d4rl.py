@@ -29,8 +29,9 @@ _UNREADABLE = (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError, Run
 
 
 class D4RLSource(EpisodeSource):
-    """A file in D4RL's layout: ``observations, actions, rewards, terminals`` and, where there are, ``timeouts`` and
-    ``next_observations``. A file of your own may be an NPZ archive of the same arrays.
+    """A file in D4RL's layout, HDF5 or an NPZ archive of the same arrays.
+
+    They are ``observations, actions, rewards, terminals`` and, where there are, ``timeouts`` and ``next_observations``.
 
     Args:
         dataset: A D4RL name such as ``hopper-medium-replay-v2``: read from the folder that the environment variable

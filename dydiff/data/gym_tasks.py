@@ -77,7 +77,7 @@ def _described(env_id: str, options_json: str) -> Task:
     return Task(env_id, env_id, observations, len(actions.low), limit, rule, 0.0, 100.0, False, bounds, options)
 
 
-def _flat(space: gym.Space) -> int | None:
+def _flat(space: gym.Space[Any]) -> int | None:
     """Numbers of a state: of a vector, or of a dictionary's vectors side by side."""
     if isinstance(space, gym.spaces.Dict):
         sizes = [_flat(part) for part in space.values()]

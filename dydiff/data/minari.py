@@ -105,7 +105,7 @@ def _read(dataset: str, task: Task) -> Episodes:
     return Episodes(Transitions(*tensors[:5]), tensors[5], torch.tensor(lengths))
 
 
-def _flat(observations: Any, space: gym.Space) -> np.ndarray:
+def _flat(observations: Any, space: gym.Space[Any]) -> np.ndarray:
     """States as vectors; of a dictionary the parts side by side, as Gymnasium's FlattenObservation orders them."""
     if isinstance(space, gym.spaces.Dict):
         return np.concatenate([_flat(observations[key], part) for key, part in space.items()], axis=1)

@@ -14,8 +14,10 @@ from dydiff.envs.maze2d import Maze2dEnv
 
 
 def make_env(task: Task | str, **options: Any) -> gym.Env:
-    """The environment of a task, or of a task's name: actions clipped to [-1, 1] and stretched to the environment's
-    own bounds, states as vectors, episodes cut at the task's limit.
+    """The environment of a task, or of a task's name.
+
+    Actions are clipped to [-1, 1] and stretched to the environment's own bounds, states are vectors, episodes are cut
+    at the task's limit.
 
     With ``task.mujoco2_contacts`` it has the contacts of MuJoCo 2 again, which version 3.5 changed: stock ``Hopper-v4``
     differs from D4RL's in 43% of states. HalfCheetah and Walker2d have no margins; Maze2d has MuJoCo 2's always.

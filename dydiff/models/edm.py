@@ -122,7 +122,6 @@ class EDMSampler:
         Returns:
             Samples ``[B, ...]``; entries under the mask are exactly the conditions.
         """
-
         samples = (self._sample(denoise, condition, mask, generator, latents, guide) for _ in range(self.num_samples))
         return replace(sum(samples, torch.zeros(())) / self.num_samples, condition, mask)
 

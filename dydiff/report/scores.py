@@ -111,7 +111,7 @@ def seeded(estimate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def rliable() -> tuple[Any, Any]:
-    """rliable's library and its metrics.
+    """The library of rliable and its metrics.
 
     Raises:
         UserError: It is not installed.

@@ -75,8 +75,11 @@ class DyDiff(Autoregressive):
     def synthesize(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        """See :meth:`Synthesizer.synthesize`; the figures are the root mean square changes of states (in standard
-        deviations of the denoiser's normalizer) and actions from each correction to the next."""
+        """See :meth:`Synthesizer.synthesize`.
+
+        The figures are the root mean square changes of states (in standard deviations of the denoiser's normalizer)
+        and actions from each correction to the next.
+        """
         obs, act = self.draft(policy, start_obs, generator)
         figures = {}
         for correction in range(1, self.num_corrections + 1):

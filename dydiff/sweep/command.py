@@ -52,6 +52,8 @@ def sweep(
         gpus_per_run: GPUs of one run.
         max_restarts: How often a run is started again after its process has died.
         dry_run: Print the commands instead of running them.
+        check: Gives a command's settings and the parts that it needs, without running it.
+        extra: Further arguments of every run.
 
     Raises:
         UserError: A run's settings are wrong, before anything is started; or some runs have failed, after the others.
