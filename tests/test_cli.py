@@ -154,6 +154,13 @@ KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected 
     ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
     ("cql.CQL", "real.RealEnvironment", {}, {"real_ratio": None, "rollout_freq": 2}, None),
     ("td3bc.TD3BC", "real.RealRollouts", {key: SINGLE_STEP[key] for key in ("reward", "rollout_length")}, {}, 0.4),
+    (
+        "td3bc.TD3BC",
+        "real.RealTransitions",
+        {"synthesizer": {"class_path": "dydiff.rollout.Autoregressive", "init_args": SINGLE_STEP}},
+        {},
+        0.4,
+    ),
     ("td3bc.TD3BC", "real.HeldBackData", {}, {"real_ratio": None, "rollout_freq": 2}, None),
 ]
 

@@ -71,7 +71,7 @@ class Trajectories(NamedTuple):
         reward: ``[N, L]``.
         next_obs: ``[N, L, O]``, the state that each step leads to: that of ``obs``, unless a synthesizer knows better.
         terminal: bool ``[N, L]``, the step ends the episode.
-        valid: bool ``[N, L]``, the step lies before or at the first terminal one.
+        valid: bool ``[N, L]``, the step counts: mostly those before or at the first terminal one.
     """
 
     obs: Tensor

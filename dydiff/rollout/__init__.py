@@ -5,7 +5,7 @@ from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.dydiff import DyDiff
 from dydiff.rollout.filters import Filter, Hardmax, Softmax
 from dydiff.rollout.pgd import PGD
-from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts
+from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts, RealTransitions
 from dydiff.rollout.synther import SynthER
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "HeldBackData",
     "RealEnvironment",
     "RealRollouts",
+    "RealTransitions",
     "Softmax",
     "SynthER",
     "Synthesizer",
