@@ -132,6 +132,11 @@ class SyntheticRollout(L.Callback):
             data.synthetic.insert(kept.transitions())
             num_kept = len(kept.reward)
             _collect(figures, {"return_kept": kept.returns, "length_kept": kept.lengths.float()})
+        if len(data.synthetic) == 0:
+            raise UserError(
+                "No synthetic trajectory has a step that can be used: all are cut at their start states. Raise the "
+                "synthesizer's max_disagreement."
+            )
         self.seconds += time.perf_counter() - begin
         agent.log_at_once(
             {

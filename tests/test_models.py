@@ -120,6 +120,21 @@ class TestDynamics:
         counts = nearest.bincount(minlength=4)
         assert counts[dynamics.elites].sum() == 101 and counts[dynamics.elites].min() >= 50
 
+    def test_disagreement_is_the_spread_of_the_elites_means(self):
+        """Members that predict constants: the standard deviation over elites, averaged over dimensions."""
+        model = DynamicsEnsemble(OBS_DIM, ACT_DIM, num_members=4, num_elites=3)
+        model.elites.copy_(torch.tensor([3, 0, 2]))
+        model.change_normalizer.scale.fill_(7.0)  # the spread is that of the standardised change
+        last = model.network.layers[-1]
+        torch.nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias[:, 0, :OBS_DIM] = torch.tensor(
+                [[0.0, 1.0, 5.0], [9.0, 9.0, 9.0], [2.0, 1.0, 5.0], [4.0, 1.0, 2.0]]
+            )
+            found = model.disagreement(torch.randn(6, OBS_DIM), torch.rand(6, ACT_DIM))
+        expected = ((8 / 3) ** 0.5 + 0 + 2**0.5) / 3  # of 0, 2, 4; of 1, 1, 1; of 5, 5, 2
+        torch.testing.assert_close(found, torch.full((6,), expected))
+
     def test_sampling_follows_its_generator(self, dynamics):
         obs, act = torch.randn(7, OBS_DIM), torch.rand(7, ACT_DIM)
         draws = [dynamics.step(obs, act, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]

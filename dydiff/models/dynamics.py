@@ -145,9 +145,19 @@ class DynamicsEnsemble(PretrainedModule):
 
     def elite_means(self, obs: Tensor, act: Tensor) -> Tensor:
         """The mean next state that each elite predicts, ``[num_elites, N, O]``, for raw ``obs`` and ``act``."""
+        return obs + self.change_normalizer.inverse(self._elite_changes(obs, act))
+
+    def disagreement(self, obs: Tensor, act: Tensor) -> Tensor:
+        """How far the elites' mean predictions lie apart, ``[N]``, for raw ``obs [N, O]`` and ``act [N, A]``.
+
+        The standard deviation over elites of the standardised change, averaged over dimensions; 0 with one elite.
+        """
+        return self._elite_changes(obs, act).std(0, correction=0).mean(-1)
+
+    def _elite_changes(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Each elite's mean of the standardised change, ``[num_elites, N, O]``."""
         count = len(self.elites)
-        mean, _ = self.predict(obs.expand(count, -1, -1), act.expand(count, -1, -1), self._elite_network())
-        return obs + self.change_normalizer.inverse(mean)
+        return self.predict(obs.expand(count, -1, -1), act.expand(count, -1, -1), self._elite_network())[0]
 
     def _elite_network(self) -> EnsembleMLP:
         """The elites by themselves; picking them out anew in every step would copy all their weights."""

@@ -6,7 +6,7 @@ import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
 
-from dydiff.data.episodes import Trajectories
+from dydiff.data.episodes import Trajectories, Transitions
 from dydiff.data.source import EpisodeSource
 from dydiff.envs.play import Policy
 from dydiff.models.dynamics import DynamicsEnsemble
@@ -27,13 +27,17 @@ class Autoregressive(Synthesizer):
         next_states: Where a transition's next state comes from: the ``trajectory`` (the paper); the ``dynamics``, once
             more from the transition's own state and action; or ``pessimistic``, of the elites' mean next states the
             one that the learning agent values least.
+        max_disagreement: Cut a rollout, without a terminal, from the first step on at which the elites disagree
+            (:meth:`DynamicsEnsemble.disagreement`) more than in this share of the dataset's transitions, in (0, 1];
+            ``null`` cuts none.
 
     Raises:
-        UserError: ``rollout_length`` below 1.
+        UserError: ``rollout_length`` below 1, or ``max_disagreement`` out of its range.
     """
 
     low: Tensor
     high: Tensor
+    disagreement_limit: Tensor
 
     def __init__(
         self,
@@ -43,27 +47,34 @@ class Autoregressive(Synthesizer):
         sample_states: bool = False,
         clip_states: bool = True,
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
+        max_disagreement: float | None = None,
     ) -> None:
         super().__init__()
         at_least(1, rollout_length=rollout_length)
+        if max_disagreement is not None and not 0 < max_disagreement <= 1:
+            raise UserError(f"max_disagreement must lie in (0, 1], not {max_disagreement}.")
         self.dynamics = module_of(dynamics)
         self.reward = module_of(reward)
         self.rollout_length = rollout_length
         self.sample_states = sample_states
         self.clip_states = clip_states
         self.next_states = next_states
+        self.max_disagreement = max_disagreement
+        for name, unlimited in (("low", -torch.inf), ("high", torch.inf), ("disagreement_limit", torch.inf)):
+            self.register_buffer(name, torch.tensor(unlimited), persistent=False)
 
     def attach(self, source: EpisodeSource) -> None:
         super().attach(source)
-        low, high = source.load().transitions.state_range()
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("high", high, persistent=False)
+        data = source.load().transitions
+        self.low, self.high = data.state_range()
+        if self.max_disagreement is not None:
+            self.disagreement_limit = disagreement_quantile(self.dynamics, data, self.max_disagreement)
 
     @torch.no_grad()
     def synthesize(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        return self.finish(policy, *self.draft(policy, start_obs, generator), generator), {}
+        return self.finish(policy, *self.draft(policy, start_obs, generator), generator)
 
     def draft(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
@@ -85,14 +96,21 @@ class Autoregressive(Synthesizer):
 
     def finish(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
-    ) -> Trajectories:
-        """Find next states, predict rewards, and cut after the first terminal state.
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        """Find next states, predict rewards, and cut after the first terminal state and where elites disagree.
 
-        A step ends the trajectory by its next state or by the state that the trajectory goes on from.
+        A step ends the trajectory by its next state or by the state that the trajectory goes on from. The figure
+        ``cut_share`` says which trajectories the elites' disagreement has cut.
         """
         next_obs = self.find_next(policy, obs, act, generator)
         terminal = self.terminated(obs[:, :-1], act, next_obs) | self.terminated(obs[:, :-1], act, obs[:, 1:])
-        return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+        made = Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+        if self.max_disagreement is None:
+            return made, {}
+        disagreement = self.dynamics.disagreement(obs[:, :-1].flatten(0, 1), act.flatten(0, 1))
+        reliable = (disagreement.unflatten(0, act.shape[:2]) <= self.disagreement_limit).cumprod(1).bool()
+        cut = (made.valid & ~reliable).any(1)
+        return made._replace(valid=made.valid & reliable), {"cut_share": cut.float()}
 
     def find_next(self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The transitions' next states ``[N, L, O]`` (``next_states``), for ``obs [N, L + 1, O]`` and their actions."""
@@ -118,3 +136,10 @@ class Autoregressive(Synthesizer):
         count = len(predicted)
         terminal = self.terminated(obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
         return predicted[values.masked_fill(terminal, 0.0).argmin(0), torch.arange(len(obs), device=obs.device)]
+
+
+@torch.no_grad()
+def disagreement_quantile(dynamics: DynamicsEnsemble, data: Transitions, share: float, count: int = 20_000) -> Tensor:
+    """The disagreement of the elites that ``share`` of ``count`` random transitions of a dataset do not exceed."""
+    chosen = torch.randperm(len(data.reward), generator=torch.Generator().manual_seed(0))[:count]
+    return dynamics.disagreement(data.obs[chosen], data.act[chosen]).quantile(share)

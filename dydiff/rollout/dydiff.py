@@ -39,6 +39,9 @@ class DyDiff(Autoregressive):
         sample_states: Sample the draft's states, or take the chosen elite's mean (the authors' code).
         clip_states: Keep the states, drafted and corrected, within the range of the data, in each dimension (the
             authors' code).
+        max_disagreement: Cut a rollout, without a terminal, from the first step on at which the elites disagree
+            (:meth:`DynamicsEnsemble.disagreement`) more than in this share of the dataset's transitions, in (0, 1];
+            ``null`` cuts none.
 
     Raises:
         UserError: A rollout longer than the denoiser's horizon, or a setting out of its range.
@@ -56,8 +59,9 @@ class DyDiff(Autoregressive):
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
         sample_states: bool = False,
         clip_states: bool = True,
+        max_disagreement: float | None = None,
     ) -> None:
-        super().__init__(dynamics, reward, rollout_length, sample_states, clip_states, next_states)
+        super().__init__(dynamics, reward, rollout_length, sample_states, clip_states, next_states, max_disagreement)
         self.denoiser = module_of(denoiser)
         if rollout_length > self.denoiser.horizon:
             raise UserError(
@@ -85,7 +89,8 @@ class DyDiff(Autoregressive):
             figures[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
             figures[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
             obs, act = corrected_obs, corrected_act
-        return self.finish(policy, obs, act, generator), figures
+        made, cuts = self.finish(policy, obs, act, generator)
+        return made, figures | cuts
 
     def correct(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
