@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import QUIET, part_config, write_yaml
 
-import dydiff.agents.evaluation
-from dydiff.agents.base import Agent
 from dydiff.cli import main
 from dydiff.cli.entry import functions_of
 from dydiff.cli.lightning_cli import parse_fit
@@ -198,57 +195,6 @@ def test_an_evaluation_leaves_the_training_as_it_was(place):
         assert fit(*cql, *base, f"--trainer.check_val_every_n_epoch={every}") == 0
     assert all(torch.equal(value, weights(1)[key]) for key, value in weights(0).items())
     assert len(scalars(0)["eval/score"]) == 3 and len(scalars(1)["eval/score"]) == 1
-
-
-@pytest.mark.parametrize("agent", ["td3bc.TD3BC", "cql.CQL"])
-def test_evaluations_beside_the_training_tell_what_others_tell(place, monkeypatch, capsys, agent):
-    """Also when a run goes on from a checkpoint of the moment when an evaluation had begun."""
-    settings = [f"--model=dydiff.agents.{agent}", "--rollout", str(CONFIGS / "rollout/base.yaml")]
-    assert fit(*settings, "--trainer.max_epochs=3") == 0
-    told = capsys.readouterr().out
-    play, begin = dydiff.agents.evaluation.play_episodes, Agent.on_train_epoch_start
-    epoch_begins = [threading.Event() for _ in range(4)]
-    epoch_begins[-1].set()  # nothing trains beside the last evaluation
-    played = []
-
-    def on_train_epoch_start(self):
-        begin(self)
-        epoch_begins[self.current_epoch].set()
-
-    def waiting(*args):
-        assert epoch_begins[1 + len(played)].wait(60)  # for the updates that it does not wait for
-        played.append(threading.current_thread())
-        return play(*args)
-
-    monkeypatch.setattr(Agent, "on_train_epoch_start", on_train_epoch_start)
-    monkeypatch.setattr(dydiff.agents.evaluation, "play_episodes", waiting)
-    monkeypatch.setattr(Agent, "overlap_evaluation", True)
-    assert fit(*settings, "--trainer.max_epochs=3") == 0
-    assert len(played) == 3 and threading.main_thread() not in played
-    assert all(torch.equal(value, weights(1)[key]) for key, value in weights(0).items())
-    alone, beside = scalars(0), scalars(1)
-    assert all(alone[key] == beside[key] for key in alone if key.startswith(("eval/", "train/")))
-    score = next(line for line in told.splitlines() if "normalised score" in line)
-    assert score in capsys.readouterr().out
-
-    monkeypatch.setattr(dydiff.agents.evaluation, "play_episodes", play)
-    assert fit(*settings, "--trainer.max_epochs=2") == 0
-    assert len(scalars(2)["eval/score"]) == 2
-    assert fit(*settings, "--trainer.max_epochs=3", "--ckpt_path=last") == 0
-    again = scalars(2)["eval/score"]
-    assert len(again) == 4 and set(again) == set(alone["eval/score"])  # the second was played again
-
-    class Killed(BaseException):
-        """While the last episodes are played."""
-
-    def on_train_end(self):
-        raise Killed
-
-    with monkeypatch.context() as killing, pytest.raises(Killed):
-        killing.setattr(Agent, "on_train_end", on_train_end)
-        fit(*settings, "--trainer.max_epochs=2", "--name", "killed")
-    assert fit(*settings, "--trainer.max_epochs=2", "--name", "killed", "--ckpt_path=last") == 0
-    assert scalars(0, "killed")["eval/score"] == alone["eval/score"][:2]
 
 
 def test_a_dataset_replaces_the_one_before_whole(place):

@@ -68,7 +68,7 @@ def test_state_blend_is_the_share_of_the_new_states():
         DyDiff(ExactDenoiser(), ExactDynamics(bias=draft_bias), ExactReward(), 5, 1, state_blend=blend)
         for blend in (0.5, 1.0)
     )
-    draft = blended.draft(policy, start)[0]
+    draft = blended.draft.roll_out(policy, start)[0]
     new = taken.synthesize(policy, start)[0].obs
     torch.testing.assert_close(blended.synthesize(policy, start)[0].obs[:, :-1], (draft + new)[:, :-1] / 2)
 
@@ -115,7 +115,7 @@ def test_drafts_of_means_have_no_noise():
     for sample_states, alike in ((False, True), (True, False)):
         synthesizer = Autoregressive(ensemble, ExactReward(), 3, sample_states=sample_states)
         seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-        first, second = (synthesizer.draft(policy, start, generator)[0] for generator in seeds)
+        first, second = (synthesizer.roll_out(policy, start, generator)[0] for generator in seeds)
         assert torch.allclose(first, second, atol=1e-5) == alike
 
 
@@ -129,7 +129,7 @@ def test_a_trajectory_ends_where_its_own_states_fall_too():
             return states
 
     synthesizer = DyDiff(Falling(), ExactDynamics(bias=-50.0), ExactReward(), 5, 1, next_states="dynamics")
-    synthesizer.terminated = lambda obs, act, next_obs: (next_obs > 60).any(-1)
+    synthesizer.draft.terminated = lambda obs, act, next_obs: (next_obs > 60).any(-1)
     made = synthesizer.synthesize(policy, torch.randn(4, 3))[0]
     assert made.terminal.nonzero()[:, 1].unique().tolist() == [1]
     assert not (made.transitions().obs > 60).any() and (made.lengths == 2).all()
@@ -198,7 +198,8 @@ def test_pessimistic_next_states_are_the_elites_least_valued_ones(kind):
     torch.testing.assert_close(bias_chosen(lambda obs: obs.sum(1))[0], -0.3 * same)
     torch.testing.assert_close(bias_chosen(lambda obs: -obs.sum(1))[0], 0.2 * same)
     # The second elite always falls, to nothing: less than the others where they are worth something, more where less.
-    synthesizer.terminated = lambda obs, act, next_obs: (next_obs - true_step(obs, act)).mean(-1) < -0.2
+    draft = synthesizer if kind is Autoregressive else synthesizer.draft
+    draft.terminated = lambda obs, act, next_obs: (next_obs - true_step(obs, act)).mean(-1) < -0.2
     for sign, bias, count in ((1, -0.3, 6), (-1, 0.1, 30)):
         chosen, terminal = bias_chosen(lambda obs, sign=sign: sign * (5 - 0.01 * obs.sum(1)))
         torch.testing.assert_close(chosen, torch.full((count,), bias))

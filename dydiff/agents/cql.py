@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, move_towards
-from dydiff.data.episodes import Transitions
+from dydiff.agents.critic import TwinCritic, polyak_update
+from dydiff.data.episodes import Batch
 from dydiff.models.networks import mlp
 from dydiff.utils import distributed
 from dydiff.utils.errors import above_zero, at_least, below_one
@@ -137,7 +137,7 @@ class CQL(Agent):
     def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.actor.log_prob(self.normalizer(obs), act)
 
-    def update(self, batch: Transitions) -> dict[str, Tensor]:  # type: ignore[override]
+    def update(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         minimize_actor, minimize_critic, minimize_temperature, minimize_multiplier = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
@@ -150,7 +150,7 @@ class CQL(Agent):
         minimize_critic(loss)
         if self.target_action_gap is not None:
             minimize_multiplier(self.multiplier_loss(gap))
-        move_towards(self.target_critics, self.critics, self.tau)
+        polyak_update(self.target_critics, self.critics, self.tau)
         return metrics | critic_metrics
 
     def temperature_loss(self, log_prob: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class CQL(Agent):
         loss = (temperature * log_prob - self.critics.q_values(obs, act).min(0).values).mean()
         return loss, {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean(), "temperature": temperature}
 
-    def critic_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Squared errors to the target plus the weighted conservative term, summed over both critics.
 
         Returns:
@@ -188,7 +188,7 @@ class CQL(Agent):
         }
         return loss, gap.detach(), metrics
 
-    def sampled_actions(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+    def sampled_actions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Actions ``[B, 3 n, A]`` of the conservative term, and the log-densities ``[B, 3 n]`` of drawing them."""
         count = self.num_sampled_actions
         uniform = (

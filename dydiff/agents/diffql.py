@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, move_towards
+from dydiff.agents.critic import TwinCritic, polyak_update
 from dydiff.agents.diffusion_policy import DiffusionPolicy
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Batch
 from dydiff.models.networks import Mish
 from dydiff.utils import distributed
 from dydiff.utils.errors import above_zero, at_least, below_one
@@ -111,7 +111,7 @@ class DiffQL(Agent):
     def schedule(self, count: int) -> dict[str, bool]:
         return {"with_average": count > self.ema_start and count % self.ema_every == 0}
 
-    def update(self, batch: Transitions, *, with_average: bool) -> dict[str, Tensor]:  # type: ignore[override]
+    def update(self, batch: Batch, *, with_average: bool) -> dict[str, Tensor]:  # type: ignore[override]
         minimize_policy, minimize_critic = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
@@ -121,11 +121,11 @@ class DiffQL(Agent):
         minimize_policy(loss, self.max_grad_norm)
 
         if with_average:
-            move_towards(self.ema_policy_network, self.policy_network, 1 - self.ema_decay)
-        move_towards(self.target_critics, self.critics, self.tau)
+            polyak_update(self.ema_policy_network, self.policy_network, 1 - self.ema_decay)
+        polyak_update(self.target_critics, self.critics, self.tau)
         return metrics | policy_metrics
 
-    def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both critics' mean squared errors to the clipped double-Q target; states are normalised."""
         with torch.no_grad():
             count = self.num_backup_actions
@@ -137,7 +137,7 @@ class DiffQL(Agent):
         loss = (q - target).square().mean(1).sum()
         return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.abs().max()}
 
-    def policy_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the predicted noise, less ``q_coef`` times one critic's scaled value; states are normalised.
 
         The critic is drawn by lot, and its value divided by the mean absolute value of the other.

@@ -62,6 +62,25 @@ class Transitions(NamedTuple):
         )
 
 
+class Batch(NamedTuple):
+    """Transitions that an agent learns from, and where they come from; leading dimensions as in :class:`Transitions`.
+
+    Attributes:
+        real: bool, the transition is the dataset's, not synthetic.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminal: Tensor
+    real: Tensor
+
+    def at(self, index: Tensor | int | slice) -> Self:
+        """The transitions at ``index`` along the first dimension."""
+        return type(self)(*(at_rows(value, index) for value in self))
+
+
 class Trajectories(NamedTuple):
     """``N`` trajectories of ``L`` steps.
 

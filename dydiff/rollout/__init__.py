@@ -1,7 +1,7 @@
 """Synthesizers make trajectories of the learning policy; filters choose which of them to keep."""
 
 from dydiff.rollout.autoregressive import Autoregressive
-from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.base import LearningPolicy, PlainPolicy, Synthesizer
 from dydiff.rollout.dydiff import DyDiff
 from dydiff.rollout.filters import Filter, Hardmax, Softmax
 from dydiff.rollout.pgd import PGD
@@ -15,6 +15,8 @@ __all__ = [
     "Filter",
     "Hardmax",
     "HeldBackData",
+    "LearningPolicy",
+    "PlainPolicy",
     "RealEnvironment",
     "RealRollouts",
     "RealTransitions",

@@ -1,6 +1,6 @@
 """Rollouts by the single-step model alone (eq. 6): MBPO's, and the draft that DyDiff corrects."""
 
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from jsonargparse.typing import Path_fr
@@ -11,7 +11,7 @@ from dydiff.data.source import EpisodeSource
 from dydiff.envs.play import Policy
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 from dydiff.utils.errors import UserError, at_least
 
 
@@ -63,6 +63,11 @@ class Autoregressive(Synthesizer):
         for name, unlimited in (("low", -torch.inf), ("high", torch.inf), ("disagreement_limit", torch.inf)):
             self.register_buffer(name, torch.tensor(unlimited), persistent=False)
 
+    def check(self, policy: LearningPolicy) -> None:
+        if self.next_states == "pessimistic":
+            with torch.no_grad():
+                policy.value(torch.zeros(1, self.dynamics.obs_dim))
+
     def attach(self, source: EpisodeSource) -> None:
         super().attach(source)
         data = source.load().transitions
@@ -72,11 +77,11 @@ class Autoregressive(Synthesizer):
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        return self.finish(policy, *self.draft(policy, start_obs, generator), generator)
+        return self.finish(policy, *self.roll_out(policy, start_obs, generator), generator)
 
-    def draft(
+    def roll_out(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """States ``[N, L + 1, O]`` and actions ``[N, L, A]`` by eq. 6."""
@@ -95,7 +100,7 @@ class Autoregressive(Synthesizer):
         return obs.clamp(self.low, self.high) if self.clip_states else obs
 
     def finish(
-        self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         """Find next states, predict rewards, and cut after the first terminal state and where elites disagree.
 
@@ -112,7 +117,9 @@ class Autoregressive(Synthesizer):
         cut = (made.valid & ~reliable).any(1)
         return made._replace(valid=made.valid & reliable), {"cut_share": cut.float()}
 
-    def find_next(self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def find_next(
+        self, policy: LearningPolicy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """The transitions' next states ``[N, L, O]`` (``next_states``), for ``obs [N, L + 1, O]`` and their actions."""
         if self.next_states == "trajectory":
             return obs[:, 1:]
@@ -120,17 +127,11 @@ class Autoregressive(Synthesizer):
         if self.next_states == "dynamics":
             next_obs = self.step(flat_obs, flat_act, generator)
         else:
-            next_obs = self.least_valued(cast(Any, policy), flat_obs, flat_act)
+            next_obs = self.least_valued(policy, flat_obs, flat_act)
         return next_obs.unflatten(0, act.shape[:2])
 
-    def least_valued(self, policy: Any, obs: Tensor, act: Tensor) -> Tensor:
-        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least.
-
-        Raises:
-            UserError: The policy has no values: it is not an agent's.
-        """
-        if not hasattr(policy, "value"):
-            raise UserError("Pessimistic next states need an agent's policy: recorded actions value no state.")
+    def least_valued(self, policy: LearningPolicy, obs: Tensor, act: Tensor) -> Tensor:
+        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least."""
         predicted = self.clip(self.dynamics.elite_means(obs, act))
         values = policy.value(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
         count = len(predicted)

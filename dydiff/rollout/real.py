@@ -7,10 +7,10 @@ from torch import Tensor
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
 from dydiff.data.split import SplitSource
-from dydiff.envs.play import Policy, collect_episodes
+from dydiff.envs.play import collect_episodes
 from dydiff.envs.real_rollout import real_next_states, real_rollout
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 from dydiff.utils.errors import UserError, at_least
 
 
@@ -27,7 +27,7 @@ class RealEnvironment(Synthesizer):
         self.task = source.task
 
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         seed = int(torch.randint(2**31, (), generator=generator, device=start_obs.device))
         num_envs = max(1, len(start_obs) // self.task.episode_limit)  # whole episodes, not their beginnings alone
@@ -58,7 +58,7 @@ class RealRollouts(Synthesizer):
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         device = start_obs.device
         played = real_rollout(self.task, start_obs.cpu(), lambda obs: policy(obs.to(device)).cpu(), self.rollout_length)
@@ -84,6 +84,9 @@ class RealTransitions(Synthesizer):
         self.synthesizer = synthesizer
         self.rollout_length = synthesizer.rollout_length
 
+    def check(self, policy: LearningPolicy) -> None:
+        self.synthesizer.check(policy)
+
     def attach(self, source: EpisodeSource) -> None:
         super().attach(source)
         self.synthesizer.attach(source)
@@ -91,7 +94,7 @@ class RealTransitions(Synthesizer):
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         made, figures = self.synthesizer.synthesize(policy, start_obs, generator)
         valid = made.valid & made.obs[:, :-1].isfinite().all(-1) & made.act.isfinite().all(-1)
@@ -114,7 +117,7 @@ class HeldBackData(Synthesizer):
         self.held_back = source.held_back().transitions
 
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         count = len(self.held_back.reward)
         rows = torch.randint(count, (len(start_obs),), generator=generator, device=start_obs.device)
