@@ -16,7 +16,6 @@ from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Batch
 from dydiff.utils.errors import UserError
 
-SMALL = {"hidden_sizes": (16, 16)}
 # A constructor for each agent and variant, and the settings with which it follows rewards rather than the data.
 AGENTS = {
     "td3bc": (TD3BC, {"policy_delay": 1}, {"alpha": 50.0}),
@@ -31,10 +30,11 @@ AGENTS = {
 every_agent = pytest.mark.parametrize("name", AGENTS)
 
 
-def make(name, seed=0, obs_dim=4, act_dim=2, **options):
+def make(name, seed=0, obs_dim=4, act_dim=2, hidden_sizes=(16, 16), **options):
     torch.manual_seed(seed)
     agent_class, settings, _ = AGENTS[name]
-    return agent_class(obs_dim, act_dim, **{**SMALL, **settings, **options})
+    networks = ("policy_hidden_sizes", "critic_hidden_sizes") if agent_class is DiffQL else ("hidden_sizes",)
+    return agent_class(obs_dim, act_dim, **dict.fromkeys(networks, hidden_sizes), **{**settings, **options})
 
 
 def online_and_target(agent):

@@ -145,6 +145,8 @@ def test_rollout_switch_replaces_the_kind_of_data_whole(place):
 SINGLE_STEP = {"dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 4}
 TRAJECTORIES = {"diffusion": "pretrain/trajectories.yaml", "sampler": {"num_steps": 2}}
 TRANSITIONS = {"diffusion": "pretrain/transitions.yaml", "sampler": {"num_steps": 2}}
+SIZES = {name: {"hidden_sizes": [16, 16]} for name in ("TD3BC", "CQL")}
+SIZES["DiffQL"] = {"policy_hidden_sizes": [16, 16], "critic_hidden_sizes": [16, 16]}
 KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected share of synthetic transitions
     ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.Hardmax"}, 0.4),
     ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
@@ -172,7 +174,7 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
         "synthesizer": {"class_path": f"dydiff.rollout.{synthesizer}", "init_args": arguments},
         "rollout_batch_size": 25, "chunk_size": 10, **settings}})  # fmt: skip
     run = yaml.safe_load(Path("run.yaml").read_text())
-    run["model"]["class_path"] = f"dydiff.agents.{agent}"
+    run["model"] = {"class_path": f"dydiff.agents.{agent}", "init_args": SIZES[agent.split(".")[-1]]}
     source = run["data"]["init_args"]["source"]
     split = {"class_path": "dydiff.data.SplitSource", "init_args": {"source": source, "fraction": 0.5}}
     run["data"]["init_args"]["source"] = split

@@ -133,6 +133,9 @@ def test_a_trajectory_ends_where_its_own_states_fall_too():
     made = synthesizer.synthesize(policy, torch.randn(4, 3))[0]
     assert made.terminal.nonzero()[:, 1].unique().tolist() == [1]
     assert not (made.transitions().obs > 60).any() and (made.lengths == 2).all()
+    fell = made.next_obs[:, 1]
+    assert torch.equal(fell, made.obs[:, 2]) and (fell == 100).all()  # not the healthy one of the dynamics
+    assert (made.next_obs[:, 0] < 60).all() and not torch.equal(made.next_obs[:, 0], made.obs[:, 1])
 
 
 def test_elites_by_themselves_are_what_a_step_draws_from():

@@ -104,11 +104,13 @@ class Autoregressive(Synthesizer):
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         """Find next states, predict rewards, and cut after the first terminal state and where elites disagree.
 
-        A step ends the trajectory by its next state or by the state that the trajectory goes on from. The figure
-        ``cut_share`` says which trajectories the elites' disagreement has cut.
+        A step ends the trajectory by its next state or by the trajectory's own, which then is the one stored. The
+        figure ``cut_share`` says which trajectories the elites' disagreement has cut.
         """
         next_obs = self.find_next(policy, obs, act, generator)
-        terminal = self.terminated(obs[:, :-1], act, next_obs) | self.terminated(obs[:, :-1], act, obs[:, 1:])
+        terminal, fell = (self.terminated(obs[:, :-1], act, states) for states in (next_obs, obs[:, 1:]))
+        next_obs = next_obs.where((terminal | ~fell)[..., None], obs[:, 1:])
+        terminal = terminal | fell
         made = Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
         if self.max_disagreement is None:
             return made, {}
