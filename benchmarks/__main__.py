@@ -27,7 +27,7 @@ from dydiff.agents.cql import CQL
 from dydiff.agents.diffql import DiffQL
 from dydiff.agents.optimization import Minimizer, compiled
 from dydiff.agents.td3bc import TD3BC
-from dydiff.data.episodes import Episodes, Transitions
+from dydiff.data.episodes import Batch, Episodes, Transitions
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS, Task
@@ -51,9 +51,9 @@ QUIET: dict[str, Any] = {
 
 def updates(make: Callable[[Task], Agent], task: Task, peer: str | None, count: int = 50) -> Variants:
     """Agent updates: bare, in Lightning, and as others do them; slices of ``count``."""
-    batch = Transitions(
+    batch = Batch(
         torch.randn(BATCH, task.obs_dim), torch.rand(BATCH, task.act_dim) * 2 - 1, torch.randn(BATCH),
-        torch.randn(BATCH, task.obs_dim), torch.rand(BATCH) < 0.01,
+        torch.randn(BATCH, task.obs_dim), torch.rand(BATCH) < 0.01, torch.ones(BATCH).bool(),
     )  # fmt: skip
 
     def bare(backend: str | None, number: int = count) -> Callable[[], None]:
@@ -80,7 +80,7 @@ def updates(make: Callable[[Task], Agent], task: Task, peer: str | None, count: 
 
     def fit(backend: str | None, callback: L.Callback) -> None:
         agent = make(task)
-        agent.compile_backend = backend
+        agent.compile_updates = backend is not None
         data = MixedDataModule(_Random(task), updates_per_epoch=500 * count, updates_per_step=count)
         L.Trainer(**QUIET, callbacks=[callback]).fit(agent, datamodule=data)
 

@@ -31,7 +31,7 @@ class QValueWatch(L.Callback):
         if largest is None or gamma is None:
             return
         if batch_idx == 0:  # synthetic rewards come between epochs
-            self._bound = agent.data.max_abs_reward / (1 - gamma)
+            self._bound = trainer.datamodule.max_abs_reward / (1 - gamma)  # type: ignore[attr-defined]
         ratio = float(largest) / max(self._bound, 1e-9)
         agent.log_metrics({"train/q_bound_ratio": ratio})
         if self.max_ratio is not None and ratio > self.max_ratio:

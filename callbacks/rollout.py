@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from callbacks.progress import track
 from dydiff.agents.base import Agent
+from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.checks import trajectories_flaw
 from dydiff.data.episodes import Trajectories
+from dydiff.data.mixed import MixedDataModule
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter
 from dydiff.utils import distributed
@@ -72,89 +75,45 @@ class SyntheticRollout(L.Callback):
         self.seconds = 0.0
 
     def check(self, agent: Agent) -> None:
-        """Refuse an agent that cannot learn from such data, before models are trained to make them.
+        """Refuse an agent whose policy the synthesizer cannot roll out, before models are trained.
 
         Raises:
-            UserError: It needs real transitions and gets none, or its values are asked for and it has none.
+            UserError: See :meth:`Synthesizer.check`.
         """
-        agent.check_mix(self.real_ratio)
-        if getattr(self.synthesizer, "next_states", None) == "pessimistic":
-            with torch.no_grad():
-                agent.q_value(torch.zeros(1, agent.obs_dim), torch.zeros(1, agent.act_dim))
+        self.synthesizer.check(agent.policy(sample=False))
 
-    def setup(self, trainer: L.Trainer, agent: L.LightningModule, stage: str) -> None:
-        assert isinstance(agent, Agent)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            # What is made once does not depend on the agent: a run that goes on makes it again.
-            agent.data.mix(self.real_ratio, self.synthetic_capacity, keep_in_checkpoints=self.rollout_freq is not None)
-            self.synthesizer.attach(agent.data.source)
+            data = _data_of(trainer)
+            # What is made once does not depend on the agent: a run that resumes makes it again.
+            data.mix(self.real_ratio, self.synthetic_capacity, keep_in_checkpoints=self.rollout_freq is not None)
+            self.synthesizer.attach(data.source)
 
-    def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
-        assert isinstance(agent, Agent)
-        self.synthesizer.to(agent.device)
-        self._low, self._high = agent.data.real.state_range()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.synthesizer.to(pl_module.device)
+        self._low, self._high = _data_of(trainer).real.state_range()
 
     @torch.no_grad()
-    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
-        assert isinstance(agent, Agent)
-        data, num_made, num_finite, num_usable, num_kept = agent.data, 0, 0, 0, 0
-        freq = self.rollout_freq
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Agent)
+        data, freq = _data_of(trainer), self.rollout_freq
         due = len(data.synthetic) == 0 if freq is None else trainer.current_epoch % freq == 0
         if not due:
             return
-        begin = time.perf_counter()
-        figures: dict[str, list[Tensor]] = defaultdict(list)
-        waiting: list[Trajectories] = []
-        for made, chunk_figures in self.roll_out(agent, trainer):
-            num_made += len(made.reward)
-            finite = made.at(made.finite)  # one NaN in the buffer would end the training
-            num_finite += len(finite.reward)
-            excess = self.range_excess(finite)
-            within = excess <= (float("inf") if self.max_range_excess is None else self.max_range_excess)
-            usable = finite.at(within)
-            num_usable += len(usable.reward)
-            of_usable = {name: values[made.finite][within] for name, values in chunk_figures.items()}
-            _collect(figures, of_usable | _describe(usable) | {"range_excess": excess})
-            if self.filter is not None:
-                waiting.append(usable)
-                continue
-            data.synthetic.insert(usable.transitions())
-            num_kept += len(usable.reward)
-        if num_usable == 0:
-            raise UserError(
-                f"No synthetic trajectory can be used: {num_made - num_finite} of {num_made} are not finite, "
-                f"{num_finite} leave the data's range too far (max_range_excess). Look at the curves of the models "
-                "that make them; deleting a part's folder trains it again."
-            )
-        if self.filter is not None:
-            usable = Trajectories.concatenate(waiting)
-            kept = usable.at(self.filter.choose(usable, self._generator(agent, -1), self.rollout_batch_size))
-            data.synthetic.insert(kept.transitions())
-            num_kept = len(kept.reward)
-            _collect(figures, {"return_kept": kept.returns, "length_kept": kept.lengths.float()})
+        begin, tally = time.perf_counter(), Tally()
+        usable = (self.screen(made, figures, tally) for made, figures in self.roll_out(trainer, pl_module))
+        self.keep(usable, trainer, tally)
         self.seconds += time.perf_counter() - begin
-        agent.log_at_once(
-            {
-                **{f"rollout/{name}": float(torch.cat(values).mean()) for name, values in figures.items()},
-                "rollout/range_excess_max": float(torch.cat(figures["range_excess"]).max()),
-                "rollout/kept_share": num_kept / self.rollout_batch_size,
-                "rollout/non_finite": float(num_made - num_finite),
-                "rollout/out_of_range": float(num_finite - num_usable),
-                "rollout/buffer_size": float(len(data.synthetic)),
-                "rollout/synthetic_share": data.synthetic_share,
-                "rollout/policy_distance": policy_distance(agent),
-                "seconds/rollout": self.seconds,
-            }
-        )
+        self.report(pl_module, data, tally)
 
-    def roll_out(self, agent: Agent, trainer: L.Trainer) -> Iterator[tuple[Trajectories, dict[str, Tensor]]]:
-        """Each chunk's trajectories and figures, in order; the ranks take turns at the chunks."""
+    def roll_out(self, trainer: L.Trainer, agent: Agent) -> Iterator[tuple[Trajectories, dict[str, Tensor]]]:
+        """Step 1: each chunk's trajectories and figures, in order; the ranks take turns at the chunks."""
         starts = range(0, self.rollout_batch_size, self.chunk_size)
         sizes = [min(self.chunk_size, self.rollout_batch_size - start) for start in starts]
         rank, count = distributed.rank_and_count()
         for first in track(trainer, range(0, len(sizes), count), "Rollout"):
             chunk = first + rank
-            made = self._synthesize(agent, chunk, sizes[chunk]) if chunk < len(sizes) else None
+            made = self._synthesize(trainer, agent, chunk, sizes[chunk]) if chunk < len(sizes) else None
             if count == 1:
                 assert made is not None
                 yield made
@@ -163,9 +122,76 @@ class SyntheticRollout(L.Callback):
                 if each is not None:
                     yield move_data_to_device(each, agent.device)
 
-    def _synthesize(self, agent: Agent, chunk: int, size: int) -> tuple[Trajectories, dict[str, Tensor]]:
-        generator = self._generator(agent, chunk)
-        states = agent.data.real.obs
+    def screen(self, made: Trajectories, figures: dict[str, Tensor], tally: "Tally") -> Trajectories:
+        """Step 2: the trajectories that are finite and near enough to the data."""
+        finite = made.at(made.finite)  # one NaN in the buffer would end the training
+        excess = self.range_excess(finite)
+        within = excess <= (torch.inf if self.max_range_excess is None else self.max_range_excess)
+        usable = finite.at(within)
+        tally.made += len(made.reward)
+        tally.finite += len(finite.reward)
+        tally.usable += len(usable.reward)
+        tally.collect({name: values[made.finite][within] for name, values in figures.items()})
+        tally.collect(
+            {
+                "return": usable.returns,
+                "length": usable.lengths.float(),
+                "terminal_share": usable.terminal.any(1).float(),
+                "range_excess": excess,
+            }
+        )
+        return usable
+
+    def keep(self, usable: Iterable[Trajectories], trainer: L.Trainer, tally: "Tally") -> None:
+        """Step 3: each chunk as it comes, or what the filter chooses of all of them, into the synthetic buffer.
+
+        Raises:
+            UserError: There is nothing to keep.
+        """
+        if self.filter is not None:
+            together = Trajectories.concatenate(list(usable))
+            if tally.usable:
+                generator = self._generator(trainer, together.reward.device, -1)
+                together = together.at(self.filter.choose(together, generator, self.rollout_batch_size))
+            tally.collect({"return_kept": together.returns, "length_kept": together.lengths.float()})
+            usable = [together]
+        buffer = _data_of(trainer).synthetic
+        for each in usable:
+            buffer.insert(each.transitions())
+            tally.kept += len(each.reward)
+        if tally.usable == 0:
+            raise UserError(
+                f"No synthetic trajectory can be used: {tally.made - tally.finite} of {tally.made} are not finite, "
+                f"{tally.finite} leave the data's range too far (max_range_excess). Look at the curves of the models "
+                "that make them; deleting a part's folder trains it again."
+            )
+        if len(buffer) == 0:
+            raise UserError(
+                "No synthetic trajectory has a step that can be used: all are cut at their start states. Raise the "
+                "synthesizer's max_disagreement."
+            )
+
+    def report(self, agent: Agent, data: MixedDataModule, tally: "Tally") -> None:
+        """Step 4: log what was made and kept."""
+        agent.log_at_once(
+            {
+                **{f"rollout/{name}": float(torch.cat(values).mean()) for name, values in tally.figures.items()},
+                "rollout/range_excess_max": float(torch.cat(tally.figures["range_excess"]).max()),
+                "rollout/kept_share": tally.kept / self.rollout_batch_size,
+                "rollout/non_finite": float(tally.made - tally.finite),
+                "rollout/out_of_range": float(tally.finite - tally.usable),
+                "rollout/buffer_size": float(len(data.synthetic)),
+                "rollout/synthetic_share": data.synthetic_share,
+                "rollout/policy_distance": policy_distance(agent, data.synthetic),
+                "seconds/rollout": self.seconds,
+            }
+        )
+
+    def _synthesize(
+        self, trainer: L.Trainer, agent: Agent, chunk: int, size: int
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        generator = self._generator(trainer, agent.device, chunk)
+        states = _data_of(trainer).real.obs
         rows = torch.randint(len(states), (size,), generator=generator, device=states.device)
         policy = agent.policy(self.sample_actions, generator)
         made = self.synthesizer.synthesize(policy, states[rows], generator)
@@ -192,34 +218,49 @@ class SyntheticRollout(L.Callback):
         outside = torch.maximum(self._low - states, states - self._high) / (self._high - self._low).clamp(min=1e-6)
         return outside.amax((2, 3)).where(trajectories.valid, 0).amax(1).clamp(min=0)
 
-    def _generator(self, agent: Agent, chunk: int) -> torch.Generator:
+    def _generator(self, trainer: L.Trainer, device: torch.device, chunk: int) -> torch.Generator:
         """Random numbers that depend on the run's seed, the rollout's epoch and the chunk alone."""
-        epoch = 0 if self.rollout_freq is None else agent.current_epoch
-        return torch.Generator(agent.device).manual_seed(seed_of(agent.run_seed, epoch, 1, chunk + 1))
+        epoch = 0 if self.rollout_freq is None else trainer.current_epoch
+        return torch.Generator(device).manual_seed(seed_of(_data_of(trainer).run_seed, epoch, 1, chunk + 1))
 
 
-def policy_distance(agent: Agent, count: int = 256) -> float:
+@dataclass
+class Tally:
+    """Counts and figures of one rollout.
+
+    Attributes:
+        made: Trajectories made.
+        finite: Those of them that are finite.
+        usable: Those of them that are near enough to the data.
+        kept: Those of them that were kept.
+        figures: Values by name, a tensor for each chunk.
+    """
+
+    made: int = 0
+    finite: int = 0
+    usable: int = 0
+    kept: int = 0
+    figures: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def collect(self, figures: dict[str, Tensor]) -> None:
+        """Add a chunk's figures."""
+        for name, values in figures.items():
+            self.figures[name].append(values)
+
+
+def policy_distance(agent: Agent, synthetic: TransitionBuffer, count: int = 256) -> float:
     """How far off-policy the synthetic data are: root mean square distance of their actions from the agent's own there.
 
     Args:
         agent: Its policy acts without sampling.
+        synthetic: The data.
         count: Transitions, spread evenly over the buffer from the oldest to the newest.
     """
-    synthetic = agent.data.synthetic
     count = min(count, len(synthetic))
     obs, act, *_ = synthetic.at(torch.arange(count, device=agent.device) * len(synthetic) // count)
     policy = agent.policy(sample=False, generator=torch.Generator(agent.device).manual_seed(0))
     return float((policy(obs) - act).square().mean().sqrt())
 
 
-def _describe(trajectories: Trajectories) -> dict[str, Tensor]:
-    return {
-        "return": trajectories.returns,
-        "length": trajectories.lengths.float(),
-        "terminal_share": trajectories.terminal.any(1).float(),
-    }
-
-
-def _collect(figures: dict[str, list[Tensor]], more: dict[str, Tensor]) -> None:
-    for name, values in more.items():
-        figures[name].append(values)
+def _data_of(trainer: L.Trainer) -> MixedDataModule:
+    return trainer.datamodule  # type: ignore[attr-defined]

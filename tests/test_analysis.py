@@ -165,12 +165,14 @@ def test_constants_are_the_known_ones(episodes):
     data = episodes.transitions.obs
     scale = data.std(0, correction=0) + 1e-6
     parts = Hopper(step_error=0.01 * scale, state_error=0.1 * scale)
-    synthesizer = Autoregressive.__new__(DyDiff)
-    torch.nn.Module.__init__(synthesizer)
-    synthesizer.denoiser = synthesizer.dynamics = parts
-    synthesizer.reward = lambda obs, act: torch.ones(act.shape[:-1])
-    synthesizer.rollout_length, synthesizer.sampler, synthesizer.state_blend = 4, None, 1.0
-    synthesizer.sample_states = synthesizer.clip_states = False
+    synthesizer, draft = DyDiff.__new__(DyDiff), Autoregressive.__new__(Autoregressive)
+    for each in (synthesizer, draft):
+        torch.nn.Module.__init__(each)
+        each.rollout_length = 4
+    draft.dynamics, draft.reward = parts, lambda obs, act: torch.ones(act.shape[:-1])
+    draft.sample_states = draft.clip_states = False
+    synthesizer.draft, synthesizer.denoiser = draft, parts
+    synthesizer.sampler, synthesizer.state_blend = None, 1.0
 
     def linear(obs):
         return 0.1 * (obs / scale)[:, :3].clamp(-5, 5)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import QUIET, part_config, write_yaml
 
-import dydiff.agents.evaluation
-from dydiff.agents.base import Agent
 from dydiff.cli import main
 from dydiff.cli.lightning_cli import parse_fit
 from dydiff.data.d4rl import D4RLSource
@@ -144,12 +141,21 @@ def test_rollout_switch_replaces_the_kind_of_data_whole(place):
 SINGLE_STEP = {"dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 4}
 TRAJECTORIES = {"diffusion": "pretrain/trajectories.yaml", "sampler": {"num_steps": 2}}
 TRANSITIONS = {"diffusion": "pretrain/transitions.yaml", "sampler": {"num_steps": 2}}
+SIZES = {name: {"hidden_sizes": [16, 16]} for name in ("TD3BC", "CQL")}
+SIZES["DiffQL"] = {"policy_hidden_sizes": [16, 16], "critic_hidden_sizes": [16, 16]}
 KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected share of synthetic transitions
     ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.Hardmax"}, 0.4),
     ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
     ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
     ("cql.CQL", "real.RealEnvironment", {}, {"real_ratio": None, "rollout_freq": 2}, None),
     ("td3bc.TD3BC", "real.RealRollouts", {key: SINGLE_STEP[key] for key in ("reward", "rollout_length")}, {}, 0.4),
+    (
+        "td3bc.TD3BC",
+        "real.RealTransitions",
+        {"synthesizer": {"class_path": "dydiff.rollout.Autoregressive", "init_args": SINGLE_STEP}},
+        {},
+        0.4,
+    ),
     ("td3bc.TD3BC", "real.HeldBackData", {}, {"real_ratio": None, "rollout_freq": 2}, None),
 ]
 
@@ -164,7 +170,7 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
         "synthesizer": {"class_path": f"dydiff.rollout.{synthesizer}", "init_args": arguments},
         "rollout_batch_size": 25, "chunk_size": 10, **settings}})  # fmt: skip
     run = yaml.safe_load(Path("run.yaml").read_text())
-    run["model"]["class_path"] = f"dydiff.agents.{agent}"
+    run["model"] = {"class_path": f"dydiff.agents.{agent}", "init_args": SIZES[agent.split(".")[-1]]}
     source = run["data"]["init_args"]["source"]
     split = {"class_path": "dydiff.data.SplitSource", "init_args": {"source": source, "fraction": 0.5}}
     run["data"]["init_args"]["source"] = split
@@ -187,57 +193,6 @@ def test_an_evaluation_leaves_the_training_as_it_was(place):
         assert fit(*cql, *base, f"--trainer.check_val_every_n_epoch={every}") == 0
     assert all(torch.equal(value, weights(1)[key]) for key, value in weights(0).items())
     assert len(scalars(0)["eval/score"]) == 3 and len(scalars(1)["eval/score"]) == 1
-
-
-@pytest.mark.parametrize("agent", ["td3bc.TD3BC", "cql.CQL"])
-def test_evaluations_beside_the_training_tell_what_others_tell(place, monkeypatch, capsys, agent):
-    """Also when a run goes on from a checkpoint of the moment when an evaluation had begun."""
-    settings = [f"--model=dydiff.agents.{agent}", "--rollout", str(CONFIGS / "rollout/base.yaml")]
-    assert fit(*settings, "--trainer.max_epochs=3") == 0
-    told = capsys.readouterr().out
-    play, begin = dydiff.agents.evaluation.play_episodes, Agent.on_train_epoch_start
-    epoch_begins = [threading.Event() for _ in range(4)]
-    epoch_begins[-1].set()  # nothing trains beside the last evaluation
-    played = []
-
-    def on_train_epoch_start(self):
-        begin(self)
-        epoch_begins[self.current_epoch].set()
-
-    def waiting(*args):
-        assert epoch_begins[1 + len(played)].wait(60)  # for the updates that it does not wait for
-        played.append(threading.current_thread())
-        return play(*args)
-
-    monkeypatch.setattr(Agent, "on_train_epoch_start", on_train_epoch_start)
-    monkeypatch.setattr(dydiff.agents.evaluation, "play_episodes", waiting)
-    monkeypatch.setattr(Agent, "overlap_evaluation", True)
-    assert fit(*settings, "--trainer.max_epochs=3") == 0
-    assert len(played) == 3 and threading.main_thread() not in played
-    assert all(torch.equal(value, weights(1)[key]) for key, value in weights(0).items())
-    alone, beside = scalars(0), scalars(1)
-    assert all(alone[key] == beside[key] for key in alone if key.startswith(("eval/", "train/")))
-    score = next(line for line in told.splitlines() if "normalised score" in line)
-    assert score in capsys.readouterr().out
-
-    monkeypatch.setattr(dydiff.agents.evaluation, "play_episodes", play)
-    assert fit(*settings, "--trainer.max_epochs=2") == 0
-    assert len(scalars(2)["eval/score"]) == 2
-    assert fit(*settings, "--trainer.max_epochs=3", "--ckpt_path=last") == 0
-    again = scalars(2)["eval/score"]
-    assert len(again) == 4 and set(again) == set(alone["eval/score"])  # the second was played again
-
-    class Killed(BaseException):
-        """While the last episodes are played."""
-
-    def on_train_end(self):
-        raise Killed
-
-    with monkeypatch.context() as killing, pytest.raises(Killed):
-        killing.setattr(Agent, "on_train_end", on_train_end)
-        fit(*settings, "--trainer.max_epochs=2", "--name", "killed")
-    assert fit(*settings, "--trainer.max_epochs=2", "--name", "killed", "--ckpt_path=last") == 0
-    assert scalars(0, "killed")["eval/score"] == alone["eval/score"][:2]
 
 
 def test_a_dataset_replaces_the_one_before_whole(place):

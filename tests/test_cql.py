@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from training import random_batches
+from training import random_batches, train
 
 from dydiff.agents.cql import CQL, TanhGaussianPolicy
 from dydiff.agents.critic import TwinCritic
@@ -99,3 +99,12 @@ def test_the_critic_loss_is_the_sum_of_its_terms():
     agent = CQL(4, 2, hidden_sizes=(8,), cql_weight=3.0)
     loss, gap, metrics = agent.critic_loss(random_batches(1).at(0))
     torch.testing.assert_close(loss.detach(), metrics["critic_loss"] + 3.0 * gap.sum())
+
+
+@pytest.mark.parametrize(("max_temperature", "expected"), [(1.2, 1.2), (None, math.exp(0.5))])
+def test_the_temperature_is_bounded(max_temperature, expected):
+    """Adam's first five steps of 0.1 raise the logarithm by 0.5 where the entropy is far below its target."""
+    agent = CQL(4, 2, hidden_sizes=(8,), policy_lr=0.1, max_temperature=max_temperature)
+    agent.target_entropy = 1e6
+    train(agent, random_batches(5))
+    assert agent.log_temperature.exp().item() == pytest.approx(expected, rel=1e-4)

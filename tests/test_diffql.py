@@ -6,6 +6,9 @@ from training import random_batches, train
 
 from dydiff.agents.diffql import DiffQL
 from dydiff.agents.diffusion_policy import DiffusionPolicy, VPSchedule
+from dydiff.models.networks import Mish
+from dydiff.run.settings import check_settings
+from dydiff.utils.errors import UserError
 
 
 def test_the_schedule_is_the_vp_process_sampled_evenly():
@@ -98,3 +101,22 @@ def test_gradients_are_clipped():
     for network in (agent.critics, agent.policy_network):
         norm = torch.stack([parameter.grad.norm() for parameter in network.parameters()]).norm()
         assert norm.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_networks_are_the_authors():
+    """By default a policy of three hidden layers with Mish, critics of two with ReLU."""
+    agent = DiffQL(11, 3)
+    widths = [layer.out_features for layer in agent.policy_network.network if hasattr(layer, "out_features")]
+    assert widths == [256, 256, 256, 3]
+    assert [tuple(layer.weight.shape) for layer in agent.critics.layers] == [(2, 14, 256), (2, 256, 256), (2, 256, 1)]
+    assert isinstance(agent.critics.activation, torch.nn.ReLU)
+    assert isinstance(DiffQL(11, 3, critic_activation="mish").critics.activation, Mish)
+
+
+def test_a_checkpoint_of_one_size_for_both_networks_is_refused():
+    made_with = {"hidden_sizes": [256, 256], "gamma": 0.99, "obs_dim": 11, "act_dim": 3}
+    command = {"policy_hidden_sizes": [256, 256, 256], "gamma": 0.99}
+    with pytest.raises(
+        UserError, match=r"made with model.hidden_sizes \[256, 256\], an option that .*DiffQL no longer"
+    ):
+        check_settings({"hyper_parameters": made_with}, "dydiff.agents.DiffQL", command)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dydiff.data.episodes import Episodes, Transitions, Windows
 from dydiff.models.denoiser import Denoiser, condition_mask
 from dydiff.models.edm import EDMSampler, loss_weight, noise_levels, preconditioning
 from dydiff.utils.errors import UserError
@@ -135,8 +136,6 @@ def test_sampler_refuses_impossible_settings(setting):
 
 
 def test_denoiser_loss_counts_only_open_states_within_the_episode():
-    from dydiff.data.episodes import Windows
-
     model = Denoiser(3, 2, horizon=8, width=8, multipliers=(1, 2))
     obs, act = torch.randn(4, 8, 3), torch.rand(4, 8, 2)
     valid = torch.arange(8) < torch.tensor([[8], [5], [2], [8]])
@@ -151,6 +150,47 @@ def test_denoiser_loss_counts_only_open_states_within_the_episode():
     counted = valid[:, 1:, None].expand_as(error)
     expected = loss_weight(torch.tensor(2.0), sigma_data) * error[counted].mean()
     torch.testing.assert_close(model._loss_at(*model.clean(batch), sigma, noise), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 9), st.data())
+def test_padded_windows_begin_once_at_every_row(lengths, horizon, data):
+    """Of the chosen episodes; a window holds what is left of its episode, and zeros."""
+    count, lengths = sum(lengths), torch.tensor(lengths)
+    numbers = torch.arange(1.0, count + 1)
+    transitions = Transitions(numbers[:, None], numbers[:, None], numbers, numbers[:, None], torch.zeros(count).bool())
+    episodes = Episodes(transitions, torch.zeros(count).bool(), lengths)
+    chosen = torch.tensor(data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True)))
+    starts = episodes.window_starts(horizon, chosen, padded=True)
+    assert sorted(starts.tolist()) == sorted(episodes.rows(chosen).tolist())
+    ends = (episodes.starts + episodes.lengths).repeat_interleave(episodes.lengths)[starts]
+    windows = episodes.windows(starts, horizon)
+    rows = starts[:, None] + torch.arange(horizon)
+    assert torch.equal(windows.valid, rows < ends[:, None])
+    assert torch.equal(windows.obs[..., 0], torch.where(windows.valid, rows + 1.0, 0.0))
+
+
+def test_padding_has_no_loss():
+    """What a padded window holds past its episode's end changes neither the loss nor what it is divided by."""
+    torch.manual_seed(0)
+    model = Denoiser(3, 2, horizon=8, width=8, multipliers=(1, 2))
+    obs, act = torch.randn(5, 8, 3), torch.rand(5, 8, 2)
+    valid = torch.arange(8) < torch.tensor([8, 5, 3, 2, 1])[:, None]
+    windows = Windows(obs, act, torch.zeros(5, 8), torch.zeros(5, 8).bool(), valid)
+    other = windows._replace(
+        obs=obs.where(valid[..., None], torch.tensor(7.0)), act=act.where(valid[..., None], torch.tensor(-1.0))
+    )
+    losses = []
+    for each in (windows, other):
+        torch.manual_seed(1)
+        losses.append(model.loss(each))
+    assert torch.equal(*losses)
+    # A window of one valid step has none to predict: without it the mean over all others is the same.
+    sigma, noise = torch.full((5,), 0.5), torch.randn(5, 8, 5)
+    clean, valid = model.clean(windows)
+    torch.testing.assert_close(
+        model._loss_at(clean, valid, sigma, noise), model._loss_at(clean[:4], valid[:4], sigma[:4], noise[:4])
+    )
 
 
 def test_multistep_solver_is_of_second_order():

@@ -1,5 +1,6 @@
 """The models learn a world that is known in closed form, through a Trainer as their configs train them."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,21 @@ class TestDynamics:
         counts = nearest.bincount(minlength=4)
         assert counts[dynamics.elites].sum() == 101 and counts[dynamics.elites].min() >= 50
 
+    def test_disagreement_is_the_spread_of_the_elites_means(self):
+        """Members that predict constants: the standard deviation over elites, averaged over dimensions."""
+        model = DynamicsEnsemble(OBS_DIM, ACT_DIM, num_members=4, num_elites=3)
+        model.elites.copy_(torch.tensor([3, 0, 2]))
+        model.change_normalizer.scale.fill_(7.0)  # the spread is that of the standardised change
+        last = model.network.layers[-1]
+        torch.nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias[:, 0, :OBS_DIM] = torch.tensor(
+                [[0.0, 1.0, 5.0], [9.0, 9.0, 9.0], [2.0, 1.0, 5.0], [4.0, 1.0, 2.0]]
+            )
+            found = model.disagreement(torch.randn(6, OBS_DIM), torch.rand(6, ACT_DIM))
+        expected = ((8 / 3) ** 0.5 + 0 + 2**0.5) / 3  # of 0, 2, 4; of 1, 1, 1; of 5, 5, 2
+        torch.testing.assert_close(found, torch.full((6,), expected))
+
     def test_sampling_follows_its_generator(self, dynamics):
         obs, act = torch.randn(7, OBS_DIM), torch.rand(7, ACT_DIM)
         draws = [dynamics.step(obs, act, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
@@ -215,6 +231,44 @@ def test_best_weights_are_the_best_not_the_last(tmp_path):
     holdout = data.episodes.select(data.holdout).transitions
     assert best.loss(holdout).item() == pytest.approx(min(losses), rel=1e-4)
     assert not any(parameter.requires_grad for parameter in best.parameters())
+
+
+@pytest.mark.parametrize("breaks_after", [None, 1, 2])
+def test_cosine_learning_rates(tmp_path, breaks_after):
+    """Each of 4 epochs' 3 steps has its learning rate, also when the training resumes after an epoch."""
+    rates = []
+
+    class Record(L.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = trainer.current_epoch + 1 == breaks_after
+
+    def fit(ckpt_path=None):
+        sizes = {"num_members": 2, "num_elites": 1, "hidden_sizes": (4,), "weight_decay": (0.0, 0.0)}
+        model = DynamicsEnsemble(OBS_DIM, ACT_DIM, lr=0.1, lr_schedule="cosine", **sizes)
+        data = TransitionDataModule(LinearSource(), batch_size=16, batches_per_epoch=3)
+        trainer = L.Trainer(
+            max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            num_sanity_val_steps=0, callbacks=[Record()], default_root_dir=tmp_path, enable_checkpointing=False,
+        )  # fmt: skip
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    fit()
+    if breaks_after is not None:
+        assert len(rates) == 3 * breaks_after
+        fit(tmp_path / "last.ckpt")
+    expected = [0.05 * (1 + math.cos(math.pi * step / 12)) for step in range(12)]
+    assert rates == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_cosine_schedule_needs_the_length_of_the_training():
+    model = DynamicsEnsemble(OBS_DIM, ACT_DIM, lr_schedule="cosine")
+    trainer = L.Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(UserError, match="set the trainer's max_epochs"):
+        trainer.fit(model, datamodule=TransitionDataModule(LinearSource(), batch_size=64))
 
 
 def test_weights_of_another_size_or_damaged_are_refused(tmp_path):

@@ -22,7 +22,7 @@ from test_agents import AGENTS
 from tiny import QUIET, write_run
 from training import random_batches, train
 
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Batch
 from dydiff.run.pretraining import Part
 from dydiff.utils import distributed
 
@@ -63,7 +63,7 @@ def _train_share(rank, count, name, folder):
     agent = agent_class(4, 2, (16, 16), **settings)
     batches = random_batches(8)
     columns = torch.tensor(distributed.share(range(32)))
-    logged = train(agent, Transitions(*(value[:, columns] for value in batches)), updates_per_step=2)
+    logged = train(agent, Batch(*(value[:, columns] for value in batches)), updates_per_step=2)
     torch.save((agent.state_dict(), logged), f"{folder}/{count}-{rank}.pt")
 
 

@@ -11,7 +11,7 @@ from dydiff.data.tasks import HALFCHEETAH, HOPPER
 from dydiff.envs.play import collect_episodes
 from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts
+from dydiff.rollout.real import HeldBackData, RealEnvironment, RealRollouts, RealTransitions
 from dydiff.utils.errors import UserError
 
 
@@ -72,6 +72,37 @@ def test_real_rollouts_go_on_from_the_datas_states_as_the_environment_does(write
     assert torch.equal(rolled.terminal, HOPPER.terminated(rolled.obs[:, :-1], rolled.act, rolled.next_obs))
     torch.testing.assert_close(rolled.reward, synthesizer.reward(rolled.obs[:, :-1], rolled.act))
     assert 0 < (rolled.lengths < 6).sum() < len(data.obs)
+
+
+class Noisy(RealRollouts):
+    """Real rollouts with wrong next states, whose last steps are not valid."""
+
+    def synthesize(self, policy, start_obs, generator=None):
+        made = super().synthesize(policy, start_obs, generator)[0]
+        made.valid[:, -2:] = False
+        wrong = made.next_obs + 0.1 * torch.randn(made.next_obs.shape, generator=generator)
+        return made._replace(next_obs=wrong, terminal=~made.terminal), {"figure": wrong.mean((1, 2))}
+
+
+def test_real_transitions_mend_next_states_and_terminals_alone(write_dataset):
+    """Real rollouts whose next states were made wrong get their own back."""
+    data = collect_episodes(HOPPER, hop, 333, seed=1).transitions
+    start = data.obs[restorable(HOPPER, data.obs)][:40]
+    inner = Noisy(RewardModel(11, 3, hidden_sizes=(8,)), rollout_length=6)
+    synthesizer = RealTransitions(inner)
+    synthesizer.attach(D4RLSource(path=str(write_dataset())))
+    wrong, figures = inner.synthesize(hop, start, torch.Generator().manual_seed(0))
+    made, same_figures = synthesizer.synthesize(hop, start, torch.Generator().manual_seed(0))
+    assert synthesizer.rollout_length == 6 and torch.equal(figures["figure"], same_figures["figure"])
+    for name in ("obs", "act", "reward", "valid"):
+        assert torch.equal(getattr(made, name), getattr(wrong, name)), name
+    assert torch.equal(made.next_obs[~made.valid], wrong.next_obs[~made.valid])
+    transitions = made.transitions()
+    error = (transitions.next_obs - made.obs[:, 1:][made.valid]).abs().amax(1)
+    shown = restorable(HOPPER, transitions.obs)
+    assert error[shown].median() < 1e-3 and len(error) > 100
+    really = HOPPER.terminated(transitions.obs, transitions.act, transitions.next_obs)
+    assert torch.equal(transitions.terminal, really) and 0 < really.sum() < len(really)
 
 
 def test_a_split_and_what_it_holds_back_are_the_dataset(write_dataset):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def test_state_blend_is_the_share_of_the_new_states():
         DyDiff(ExactDenoiser(), ExactDynamics(bias=draft_bias), ExactReward(), 5, 1, state_blend=blend)
         for blend in (0.5, 1.0)
     )
-    draft = blended.draft(policy, start)[0]
+    draft = blended.draft.roll_out(policy, start)[0]
     new = taken.synthesize(policy, start)[0].obs
     torch.testing.assert_close(blended.synthesize(policy, start)[0].obs[:, :-1], (draft + new)[:, :-1] / 2)
 
@@ -92,6 +93,21 @@ def test_clipped_drafts_stay_within_the_data():
     torch.testing.assert_close(made[:, 1], first.clamp(low, high))
 
 
+def test_corrected_states_stay_within_the_data():
+    class Runaway(ExactDenoiser):
+        def sample_states(self, obs, act, sampler, generator=None):
+            return obs + 9.0
+
+    data = episodes().transitions
+    low, high = torch.stack([data.obs, data.next_obs]).flatten(0, 1).aminmax(dim=0)
+    synthesizer = DyDiff(Runaway(), ExactDynamics(), ExactReward(), 5, 1)
+    synthesizer.attach(Source())
+    made = synthesizer.synthesize(policy, data.obs[:6])[0]
+    torch.testing.assert_close(made.obs[:, :-1], high.expand(6, 5, 3))
+    torch.testing.assert_close(made.act, policy(high[None]).expand(6, 5, 2))
+    assert (made.next_obs >= low).all() and (made.next_obs <= high).all()
+
+
 def test_drafts_of_means_have_no_noise():
     """One elite leaves no other choice to make."""
     ensemble = DynamicsEnsemble(3, 2, num_members=1, num_elites=1)
@@ -99,7 +115,7 @@ def test_drafts_of_means_have_no_noise():
     for sample_states, alike in ((False, True), (True, False)):
         synthesizer = Autoregressive(ensemble, ExactReward(), 3, sample_states=sample_states)
         seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-        first, second = (synthesizer.draft(policy, start, generator)[0] for generator in seeds)
+        first, second = (synthesizer.roll_out(policy, start, generator)[0] for generator in seeds)
         assert torch.allclose(first, second, atol=1e-5) == alike
 
 
@@ -113,10 +129,13 @@ def test_a_trajectory_ends_where_its_own_states_fall_too():
             return states
 
     synthesizer = DyDiff(Falling(), ExactDynamics(bias=-50.0), ExactReward(), 5, 1, next_states="dynamics")
-    synthesizer.terminated = lambda obs, act, next_obs: (next_obs > 60).any(-1)
+    synthesizer.draft.terminated = lambda obs, act, next_obs: (next_obs > 60).any(-1)
     made = synthesizer.synthesize(policy, torch.randn(4, 3))[0]
     assert made.terminal.nonzero()[:, 1].unique().tolist() == [1]
     assert not (made.transitions().obs > 60).any() and (made.lengths == 2).all()
+    fell = made.next_obs[:, 1]
+    assert torch.equal(fell, made.obs[:, 2]) and (fell == 100).all()  # not the healthy one of the dynamics
+    assert (made.next_obs[:, 0] < 60).all() and not torch.equal(made.next_obs[:, 0], made.obs[:, 1])
 
 
 def test_elites_by_themselves_are_what_a_step_draws_from():
@@ -182,11 +201,55 @@ def test_pessimistic_next_states_are_the_elites_least_valued_ones(kind):
     torch.testing.assert_close(bias_chosen(lambda obs: obs.sum(1))[0], -0.3 * same)
     torch.testing.assert_close(bias_chosen(lambda obs: -obs.sum(1))[0], 0.2 * same)
     # The second elite always falls, to nothing: less than the others where they are worth something, more where less.
-    synthesizer.terminated = lambda obs, act, next_obs: (next_obs - true_step(obs, act)).mean(-1) < -0.2
+    draft = synthesizer if kind is Autoregressive else synthesizer.draft
+    draft.terminated = lambda obs, act, next_obs: (next_obs - true_step(obs, act)).mean(-1) < -0.2
     for sign, bias, count in ((1, -0.3, 6), (-1, 0.1, 30)):
         chosen, terminal = bias_chosen(lambda obs, sign=sign: sign * (5 - 0.01 * obs.sum(1)))
         torch.testing.assert_close(chosen, torch.full((count,), bias))
         assert terminal.all() == (sign > 0) and terminal.any() == (sign > 0)
+
+
+class Disagreeing(ExactDynamics):
+    """Elites that disagree as much as the first dimension of the state is large."""
+
+    def disagreement(self, obs, act):
+        return obs[:, 0].abs()
+
+
+@pytest.mark.parametrize("kind", [Autoregressive, DyDiff])
+@pytest.mark.parametrize("share", [0.8, 0.95, 1.0])
+def test_rollouts_are_cut_where_the_elites_disagree(kind, share):
+    """From the first step whose first dimension is larger than in a share of the data, and without a terminal."""
+    parts = (
+        (Disagreeing(), ExactReward()) if kind is Autoregressive else (ExactDenoiser(), Disagreeing(), ExactReward())
+    )
+    synthesizer = kind(*parts, 9, clip_states=False, max_disagreement=share)
+    synthesizer.attach(Source())
+    start = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 1.5
+    made, figures = synthesizer.synthesize(policy, start)
+    limit = episodes().transitions.obs[:, 0].abs().quantile(share)
+    states, _ = real_rollout(start, 9)
+    too_large = states[:, :-1, 0].abs() > limit
+    first = torch.where(too_large.any(1), too_large.int().argmax(1), 9)
+    assert torch.equal(made.lengths, first) and 0 < (first < 9).sum() < 64
+    assert torch.equal(made.valid, torch.arange(9) < first[:, None])
+    assert torch.equal(figures["cut_share"], (first < 9).float()) and not made.terminal.any()
+    assert len(made.transitions().reward) == first.sum()
+
+
+def test_a_rollout_that_has_ended_is_not_cut():
+    """Disagreement about what follows a terminal state does not matter."""
+    synthesizer = Autoregressive(Disagreeing(), ExactReward(), 9, clip_states=False, max_disagreement=0.5)
+    synthesizer.attach(Source())
+    synthesizer.terminated = lambda obs, act, next_obs: torch.ones(obs.shape[:-1]).bool()
+    start = torch.tensor([[0.01, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    made, figures = synthesizer.synthesize(policy, start)
+    assert made.lengths.tolist() == [1, 0] and figures["cut_share"].tolist() == [0.0, 1.0]
+
+
+def test_without_a_largest_disagreement_nothing_is_cut():
+    made, figures = Autoregressive(ExactDynamics(), ExactReward(), 9).synthesize(policy, torch.randn(64, 3) * 9)
+    assert made.valid.all() and "cut_share" not in figures
 
 
 @pytest.mark.parametrize("length", [1, 2, 10])
@@ -202,7 +265,9 @@ def test_longer_than_the_horizon_is_refused():
         DyDiff(ExactDenoiser(), ExactDynamics(), ExactReward(), 11)
 
 
-@pytest.mark.parametrize("setting", [{"state_blend": 0.0}, {"num_corrections": -1}, {"rollout_length": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"state_blend": 0.0}, {"num_corrections": -1}, {"rollout_length": 0}, {"max_disagreement": 0.0}]
+)
 def test_impossible_settings(setting):
     arguments = {"rollout_length": 5} | setting
     with pytest.raises(UserError, match=next(iter(setting))):
@@ -251,15 +316,35 @@ def with_returns(returns):
 class TestFilters:
     def test_softmax_probabilities_equal_the_authors(self, golden):
         g = golden("softmax_filter")
-        probabilities = Softmax(float(g["temperature"])).logits(g["returns"]).softmax(0)
-        mixed = (probabilities + 1e-6) / (1 + 1e-6 * len(probabilities))
-        torch.testing.assert_close(mixed, g["probabilities"].to(mixed), atol=2e-6, rtol=1e-4)
+        probabilities = Softmax(float(g["temperature"])).log_probs(g["returns"]).exp()
+        torch.testing.assert_close(probabilities, g["probabilities"].to(probabilities), atol=2e-12, rtol=1e-4)
+        torch.testing.assert_close(probabilities.sum(), torch.ones(()).to(probabilities))
+
+    @pytest.mark.parametrize("shape", ["normal", "left-skewed"])
+    def test_softmax_keeps_what_the_authors_draw_keeps(self, shape):
+        """How often each of 64 trajectories is among the 60% kept, against NumPy's draw without replacement."""
+        count, draws, random = 64, 4000, np.random.default_rng(0)
+        returns = random.normal(size=count) if shape == "normal" else 100 - 20 * random.gamma(1.0, size=count)
+        logits = (returns - returns.mean()) / (returns.std() + 1e-6) / 0.05
+        softmax = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        authors = softmax * (1 - 1e-6) + 1e-6 / count
+        kept = [random.choice(count, 38, replace=False, p=authors) for _ in range(draws)]
+        expected = np.bincount(np.concatenate(kept), minlength=count) / draws
+        trajectories, generator = with_returns(torch.tensor(returns).float()), torch.Generator().manual_seed(0)
+
+        def difference(floor):
+            filter = Softmax(floor=floor)
+            kept = torch.cat([filter.choose(trajectories, generator) for _ in range(draws)])
+            return np.abs(kept.bincount(minlength=count).numpy() / draws - expected)
+
+        assert difference(1e-6).max() < 0.05 and difference(1e-6).mean() < 0.015
+        assert difference(0.0).max() > 0.3
 
     def test_softmax_top_keys_are_a_draw_without_replacement(self):
         """The first two of three by Gumbel top-k, against the exact probabilities of such draws."""
         returns, temperature, draws = torch.tensor([0.0, 1.0, 2.5]), 1.0, 20_000
         softmax, generator = Softmax(temperature), torch.Generator().manual_seed(0)
-        p = softmax.logits(returns).softmax(0)
+        p = softmax.log_probs(returns).exp()
         trajectories = with_returns(returns)
         tops = torch.stack([softmax.keys(trajectories, generator).topk(2).indices for _ in range(draws)])
         for first in range(3):
@@ -281,7 +366,9 @@ class TestFilters:
         tops = [int(softmax.keys(with_returns(torch.ones(4)), generator).argmax()) for _ in range(4000)]
         assert torch.tensor(tops).bincount(minlength=4).min() > 900
 
-    @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"keep_ratio": 0.0}, {"keep_ratio": 1.1}])
+    @pytest.mark.parametrize(
+        "setting", [{"temperature": 0.0}, {"keep_ratio": 0.0}, {"keep_ratio": 1.1}, {"floor": -0.1}]
+    )
     def test_impossible_settings(self, setting):
         with pytest.raises(UserError, match=next(iter(setting))):
             Softmax(**setting)

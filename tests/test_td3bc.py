@@ -5,7 +5,7 @@ import torch
 from training import train
 
 from dydiff.agents.td3bc import TD3BC
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Batch
 
 
 def golden_agent(golden):
@@ -18,10 +18,9 @@ def golden_agent(golden):
                 layer.weight.data[member] = golden[f"{name}/{index}.weight"].T
                 layer.bias.data[member, 0] = golden[f"{name}/{index}.bias"]
     # the golden states are used as they are
-    agent.normalizer.fit_standard = lambda obs: None
-    batches = Transitions(
-        *(golden[f"batch/{key}"] for key in ("observations", "actions", "rewards", "next_observations", "terminals"))
-    )
+    agent.normalizer.set_standard = lambda *statistics: None
+    columns = ("observations", "actions", "rewards", "next_observations", "terminals")
+    batches = Batch(*(golden[f"batch/{key}"] for key in columns), torch.ones(golden["batch/rewards"].shape).bool())
     return agent, batches._replace(terminal=batches.terminal.bool())
 
 
@@ -56,7 +55,8 @@ def test_six_updates_equal_corl(golden, updates_per_step):
 
 def test_terminal_stops_the_bootstrap_and_timeout_does_not():
     agent = TD3BC(5, 2, policy_noise=0.0)
-    batch = Transitions(torch.randn(4, 5), torch.rand(4, 2), torch.randn(4), torch.randn(4, 5), torch.ones(4).bool())
+    ends = torch.ones(4).bool()
+    batch = Batch(torch.randn(4, 5), torch.rand(4, 2), torch.randn(4), torch.randn(4, 5), ends, ends)
     q = agent.critics.q_values(batch.obs, batch.act)
     torch.testing.assert_close(agent.critic_loss(batch)[0], (q - batch.reward).square().mean(1).sum())
     alive = batch._replace(terminal=torch.zeros(4).bool())

@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Batch
 from dydiff.data.tasks import HOPPER
 
 
@@ -21,8 +21,7 @@ class Minibatches(L.LightningDataModule):
         ]
         ones = torch.ones(batches.obs.shape[-1])
         obs = torch.stack([-ones, ones]) if normalized_by is None else normalized_by
-        self.generator = torch.Generator()
-        self.episodes = type("Episodes", (), {"transitions": type("Transitions", (), {"obs": obs})})
+        self.obs_statistics = obs.mean(0), obs.std(0, correction=0)
 
     def train_dataloader(self):
         return DataLoader(self.stacks, batch_size=None)
@@ -45,13 +44,14 @@ def train(agent, batches, updates_per_step=1, normalized_by=None):
 
 
 def random_batches(updates, size=32, obs_dim=4, act_dim=2, seed=0):
-    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal."""
+    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal, six tenths are real."""
     generator = torch.Generator().manual_seed(seed)
     shape = (updates, size)
-    return Transitions(
+    return Batch(
         torch.randn(*shape, obs_dim, generator=generator),
         torch.rand(*shape, act_dim, generator=generator) * 2 - 1,
         torch.randn(shape, generator=generator),
         torch.randn(*shape, obs_dim, generator=generator),
         torch.rand(shape, generator=generator) < 0.1,
+        torch.rand(shape, generator=generator) < 0.6,
     )

@@ -1,28 +1,25 @@
 """The agent's contract, and what all agents share: K updates a step, logging, evaluation."""
 
-import time
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dydiff.agents.evaluation import EvaluatedModule
-from dydiff.agents.optimization import Minimizer, compiled
+from dydiff.agents.optimization import COMPILE_FROM, Minimizer, compiled_if_possible
 from dydiff.data.checks import ACT_LIMIT
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Batch
 from dydiff.data.tasks import Task
 from dydiff.models.base import check_finite
 from dydiff.models.normalizer import Normalizer
 from dydiff.utils import distributed
 from dydiff.utils.checkpoints import check_weights, read_checkpoint
-from dydiff.utils.errors import UserError, first_line
-from dydiff.utils.seeding import seed_of
+from dydiff.utils.errors import UserError
 
 
 class Agent(EvaluatedModule):
@@ -36,12 +33,14 @@ class Agent(EvaluatedModule):
     Attributes:
         normalizer: Standardises states; fitted to the dataset before training.
         minimizers: One for each optimizer of ``configure_optimizers``, in its order.
-        compile_backend: torch.compile's backend for the updates, or ``None`` to run them as they are. Compiled and
-            not, they agree up to rounding.
+        compile_updates: Whether to compile the updates; ``auto``: where there are at least :data:`COMPILE_FROM`.
+            Compiled and not, they agree up to rounding.
+        compile_backend: torch.compile's backend.
     """
 
     minimizers: list[Minimizer]
-    compile_backend: str | None = None
+    compile_updates: bool | Literal["auto"] = False
+    compile_backend: str = "inductor"
 
     def __init__(self, obs_dim: int, act_dim: int, sample_eval_actions: bool = False) -> None:
         super().__init__(sample_eval_actions)
@@ -50,10 +49,11 @@ class Agent(EvaluatedModule):
         self.act_dim = act_dim
         self.normalizer = Normalizer(obs_dim)
         self._update: Callable[..., dict[str, Tensor]] = self.update
+        self._checked = False  # whether the metrics of a training step were those of the contract
 
     @abstractmethod
-    def update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
-        """One gradient update on this rank's share ``[B]`` of raw transitions; returns detached scalars to log.
+    def update(self, batch: Batch, **switches: bool) -> dict[str, Tensor]:
+        """One gradient update on this rank's share ``[B]`` of a raw minibatch; returns detached scalars to log.
 
         ``minimizers`` take its gradient steps. What is drawn for the batch comes from :func:`distributed.draw`. A
         metric is pooled over updates and ranks by its mean, one whose name ends in ``_max`` by its maximum.
@@ -97,16 +97,6 @@ class Agent(EvaluatedModule):
             raise UserError(f"{type(self).__name__} has no 'critics' to value states with: give it a q_value method.")
         return critics.q_values(self.normalizer(obs), act).min(0).values
 
-    def check_mix(self, real_ratio: float | None) -> None:
-        """Refuse a mix of real and synthetic data that the agent cannot learn from, before anything is trained.
-
-        Args:
-            real_ratio: Share of real transitions in a minibatch; ``None`` draws from all alike.
-
-        Raises:
-            UserError: It cannot.
-        """
-
     def check(self) -> None:
         """Refuse a subclass that breaks the contract, before anything is trained.
 
@@ -132,7 +122,7 @@ class Agent(EvaluatedModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.normalizer.fit_standard(self.data.episodes.transitions.obs)
+            self.normalizer.set_standard(*self.data.obs_statistics)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -141,41 +131,18 @@ class Agent(EvaluatedModule):
         for logger in self.loggers:
             logger.log_hyperparams({"dataset": self.data.source.name, **facts})
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self.data.generator.manual_seed(seed_of(self.run_seed, self.current_epoch, 0))
-
     def on_train_start(self) -> None:
         super().on_train_start()
         optimizers = self.optimizers(use_pl_optimizer=False)
         self.minimizers = [Minimizer(each) for each in (optimizers if isinstance(optimizers, list) else [optimizers])]
-        self._update = self.update if self.compile_backend is None else self._compiled_update
+        self._update = self.update
+        compiles = self.compile_updates
+        if compiles == "auto":
+            compiles = (self.trainer.max_epochs or 0) * self.data.updates_per_epoch >= COMPILE_FROM
+        if compiles:
+            self._update = compiled_if_possible(self.update, self.minimizers, self.compile_backend, self.device)
 
-    def _compiled_update(self, batch: Transitions, **switches: bool) -> dict[str, Tensor]:
-        """The first of the compiled updates; it says how long that takes, and does without where it cannot be done."""
-        assert self.compile_backend is not None
-        reason = None
-        if distributed.rank_and_count()[1] > 1:
-            reason = "several ranks talk to each other in it"
-        elif not all(minimizer.is_plain for minimizer in self.minimizers):
-            reason = "an optimizer is not a plain Adam"
-        else:
-            rank_zero_info("Compiling the update, once for this and some of the next ...")
-            begin = time.perf_counter()
-            try:
-                update = compiled(self.update, self.minimizers, self.compile_backend, self.device.type == "cuda")
-                metrics = update(batch, **switches)
-            except Exception as error:  # a compiler may fail in as many ways as it has parts
-                reason = first_line(error)
-        if reason is not None:
-            rank_zero_info(f"The updates run uncompiled: {reason}.")
-            self._update = self.update
-            return self.update(batch, **switches)
-        rank_zero_info(f"Compiled in {time.perf_counter() - begin:.0f} s; the next run finds it in torch's cache.")
-        self._update = update
-        return metrics
-
-    def training_step(self, batch: Transitions, batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         """``K`` updates on a stack ``[K, B]`` of minibatches; logs each metric once.
 
         Raises:
@@ -185,14 +152,16 @@ class Agent(EvaluatedModule):
         before = int(self.num_updates)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for minimizer in self.minimizers:
-            minimizer.take_lr()
+            minimizer.sync_lr()
         for index in range(len(batch.reward)):
             logged = self._update(batch.at(index), **self.schedule(before + index + 1))
-            self._check_metrics(logged)
+            if not self._checked:
+                self._check_metrics(logged)
             for name, value in logged.items():
                 collected[name].append(value)
             progress.increment_ready()
             progress.increment_completed()  # of the trainer's global_step
+        self._checked = True
         self.num_updates += len(batch.reward)
         metrics = _pooled({f"train/{name}": torch.stack(values) for name, values in collected.items()})
         self.log_metrics(metrics)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, move_towards
-from dydiff.data.episodes import Transitions
+from dydiff.agents.critic import TwinCritic, polyak_update
+from dydiff.data.episodes import Batch
 from dydiff.models.networks import mlp
 from dydiff.utils import distributed
 from dydiff.utils.errors import above_zero, at_least, below_one
@@ -73,10 +73,14 @@ class CQL(Agent):
         cql_temperature: Of the term's soft maximum.
         target_action_gap: Given, a Lagrange multiplier on ``cql_weight`` holds the term at this value; ``null`` keeps
             the weight as it is.
+        max_temperature: Upper bound of the tuned temperature; the authors bound its logarithm to [-10, 0.5].
+            ``null`` leaves it.
         max_backup: Bootstrap from the best of ``num_sampled_actions`` actions, for sparse rewards.
         policy_lr: Adam's learning rate of the policy and the temperature.
         critic_lr: Adam's learning rate of the critics and the multiplier.
         sample_eval_actions: Evaluate with sampled actions instead of the policy's mean.
+        max_temperature: Largest temperature, ``exp(0.5)`` as the authors'; their smallest, ``exp(-10)``, holds with it.
+            ``null`` has neither bound.
 
     Raises:
         UserError: Fewer than one sampled action, or a ``cql_temperature`` not above 0.
@@ -98,9 +102,11 @@ class CQL(Agent):
         policy_lr: float = 3e-5,
         critic_lr: float = 3e-4,
         sample_eval_actions: bool = False,
+        max_temperature: float | None = 1.6487,
     ) -> None:
         super().__init__(obs_dim, act_dim, sample_eval_actions)
         self.save_hyperparameters()
+        above_zero(max_temperature=max_temperature)
         at_least(1, num_sampled_actions=num_sampled_actions)
         above_zero(cql_temperature=cql_temperature, policy_lr=policy_lr, critic_lr=critic_lr)
         below_one(gamma=gamma)
@@ -112,6 +118,7 @@ class CQL(Agent):
         self.cql_temperature = cql_temperature
         self.target_action_gap = target_action_gap
         self.max_backup = max_backup
+        self.max_temperature = max_temperature
         self.policy_lr = policy_lr
         self.critic_lr = critic_lr
         self.target_entropy = -float(act_dim)
@@ -137,12 +144,15 @@ class CQL(Agent):
     def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.actor.log_prob(self.normalizer(obs), act)
 
-    def update(self, batch: Transitions) -> dict[str, Tensor]:  # type: ignore[override]
+    def update(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         minimize_actor, minimize_critic, minimize_temperature, minimize_multiplier = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
         act, log_prob = (value[:, 0] for value in self.actor.sample(batch.obs, 1))
         minimize_temperature(self.temperature_loss(log_prob))
+        if self.max_temperature is not None:
+            with torch.no_grad():
+                self.log_temperature.clamp_(-10.0, math.log(self.max_temperature))
         loss, metrics = self.actor_loss(batch.obs, act, log_prob)
         minimize_actor(loss)
 
@@ -150,7 +160,7 @@ class CQL(Agent):
         minimize_critic(loss)
         if self.target_action_gap is not None:
             minimize_multiplier(self.multiplier_loss(gap))
-        move_towards(self.target_critics, self.critics, self.tau)
+        polyak_update(self.target_critics, self.critics, self.tau)
         return metrics | critic_metrics
 
     def temperature_loss(self, log_prob: Tensor) -> Tensor:
@@ -163,7 +173,7 @@ class CQL(Agent):
         loss = (temperature * log_prob - self.critics.q_values(obs, act).min(0).values).mean()
         return loss, {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean(), "temperature": temperature}
 
-    def critic_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Squared errors to the target plus the weighted conservative term, summed over both critics.
 
         Returns:
@@ -188,7 +198,7 @@ class CQL(Agent):
         }
         return loss, gap.detach(), metrics
 
-    def sampled_actions(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+    def sampled_actions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Actions ``[B, 3 n, A]`` of the conservative term, and the log-densities ``[B, 3 n]`` of drawing them."""
         count = self.num_sampled_actions
         uniform = (

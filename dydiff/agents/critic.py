@@ -35,6 +35,6 @@ class TwinCritic(EnsembleMLP):
 
 
 @torch.no_grad()
-def move_towards(target: nn.Module, online: nn.Module, share: float) -> None:
+def polyak_update(target: nn.Module, online: nn.Module, share: float) -> None:
     """Move the weights of ``target`` by ``share`` of the way to those of ``online``."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), share)

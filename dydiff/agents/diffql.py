@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, move_towards
+from dydiff.agents.critic import TwinCritic, polyak_update
 from dydiff.agents.diffusion_policy import DiffusionPolicy
-from dydiff.data.episodes import Transitions
+from dydiff.data.episodes import Batch
 from dydiff.models.networks import Mish
 from dydiff.utils import distributed
 from dydiff.utils.errors import above_zero, at_least, below_one
@@ -23,7 +24,9 @@ class DiffQL(Agent):
     Args:
         obs_dim: Size of a state.
         act_dim: Size of an action.
-        hidden_sizes: Hidden layers of policy and critics.
+        policy_hidden_sizes: Hidden layers of the policy, with Mish between them.
+        critic_hidden_sizes: Hidden layers of the critics.
+        critic_activation: Between the critics' layers: ``relu`` (the DyDiff authors) or ``mish`` (Wang et al.).
         num_diffusion_steps: Steps of the policy's diffusion.
         gamma: Discount factor.
         tau: Share of the new weights in an update of the target critics.
@@ -49,7 +52,9 @@ class DiffQL(Agent):
         self,
         obs_dim: int,
         act_dim: int,
-        hidden_sizes: Sequence[int] = (256, 256, 256),
+        policy_hidden_sizes: Sequence[int] = (256, 256, 256),
+        critic_hidden_sizes: Sequence[int] = (256, 256),
+        critic_activation: Literal["relu", "mish"] = "relu",
         num_diffusion_steps: int = 5,
         gamma: float = 0.99,
         tau: float = 0.005,
@@ -79,9 +84,10 @@ class DiffQL(Agent):
         self.ema_every = ema_every
         self.max_grad_norm = max_grad_norm
         self.lr = lr
-        self.policy_network = DiffusionPolicy(obs_dim, act_dim, hidden_sizes, num_diffusion_steps)
+        self.policy_network = DiffusionPolicy(obs_dim, act_dim, policy_hidden_sizes, num_diffusion_steps)
         self.ema_policy_network = deepcopy(self.policy_network).requires_grad_(False)
-        self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes, Mish)
+        activation = {"relu": nn.ReLU, "mish": Mish}[critic_activation]
+        self.critics = TwinCritic(obs_dim, act_dim, critic_hidden_sizes, activation)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         # The same noise in every state makes the evaluated action a function of the state.
         noises = torch.randn(num_diffusion_steps, num_candidates, act_dim, generator=torch.Generator().manual_seed(0))
@@ -96,7 +102,8 @@ class DiffQL(Agent):
     def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Agent.act`; a deterministic action is the best of ``num_candidates`` by the target critics.
 
-        Wang et al. draw among the candidates by the softmax of their values; the best one is its limit.
+        Wang et al. and the DyDiff authors draw among the candidates by the softmax of their values. The best one is
+        the limit of that draw; it makes evaluations slightly better and steadier.
         """
         obs = self.normalizer(obs)
         if sample:
@@ -111,7 +118,7 @@ class DiffQL(Agent):
     def schedule(self, count: int) -> dict[str, bool]:
         return {"with_average": count > self.ema_start and count % self.ema_every == 0}
 
-    def update(self, batch: Transitions, *, with_average: bool) -> dict[str, Tensor]:  # type: ignore[override]
+    def update(self, batch: Batch, *, with_average: bool) -> dict[str, Tensor]:  # type: ignore[override]
         minimize_policy, minimize_critic = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
@@ -121,11 +128,11 @@ class DiffQL(Agent):
         minimize_policy(loss, self.max_grad_norm)
 
         if with_average:
-            move_towards(self.ema_policy_network, self.policy_network, 1 - self.ema_decay)
-        move_towards(self.target_critics, self.critics, self.tau)
+            polyak_update(self.ema_policy_network, self.policy_network, 1 - self.ema_decay)
+        polyak_update(self.target_critics, self.critics, self.tau)
         return metrics | policy_metrics
 
-    def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both critics' mean squared errors to the clipped double-Q target; states are normalised."""
         with torch.no_grad():
             count = self.num_backup_actions
@@ -137,7 +144,7 @@ class DiffQL(Agent):
         loss = (q - target).square().mean(1).sum()
         return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.abs().max()}
 
-    def policy_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the predicted noise, less ``q_coef`` times one critic's scaled value; states are normalised.
 
         The critic is drawn by lot, and its value divided by the mean absolute value of the other.
@@ -146,7 +153,7 @@ class DiffQL(Agent):
         any_step = partial(torch.randint, self.policy_network.num_steps)
         step = distributed.draw(any_step, noise.shape[:1], device=noise.device)
         noised = self.policy_network.schedule.add_noise(batch.act, step, noise)
-        predicted, recovered = self.policy_network.recover(batch.obs, noised, step)
+        predicted, recovered = self.policy_network.predict_x0(batch.obs, noised, step)
         cloning = F.mse_loss(predicted, noise)
         act = recovered if self.recovered_action else self.policy_network.sample(batch.obs)
         q = self.critics.q_values(batch.obs, act)

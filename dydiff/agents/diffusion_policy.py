@@ -80,7 +80,7 @@ class DiffusionPolicy(nn.Module):
         """Noise ``[N, A]`` in actions ``noised [N, A]`` at steps ``[N]``."""
         return self.network(torch.cat([noised, self.step_embedding(step.float()), obs], dim=-1))
 
-    def recover(self, obs: Tensor, noised: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_x0(self, obs: Tensor, noised: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """The predicted noise, and the clean action that it leaves, clipped to [-1, 1]."""
         noise = self.predict_noise(obs, noised, step)
         return noise, self.schedule.remove_noise(noised, step, noise).clamp(-1, 1)
@@ -101,6 +101,6 @@ class DiffusionPolicy(nn.Module):
         x = noises[-1]
         for level in range(self.num_steps - 1, -1, -1):
             step = torch.full((len(obs),), level, device=obs.device)
-            mean, std = self.schedule.posterior(self.recover(obs, x, step)[1], x, step)
+            mean, std = self.schedule.posterior(self.predict_x0(obs, x, step)[1], x, step)
             x = mean + std * noises[level - 1] if level > 0 else mean
         return x.clamp(-1, 1)

@@ -1,13 +1,23 @@
-"""Gradient steps that run one by one or compiled into the whole update."""
+"""Gradient steps that run one by one or compiled into the whole update, and which of the two."""
 
+import os
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dydiff.utils import distributed
+from dydiff.utils.errors import first_line
+
+Update = Callable[..., dict[str, Tensor]]
+
+COMPILE_FROM = 20_000
+"""Updates from which compiling them pays back: it takes seconds to a minute, and saves a quarter of each."""
 
 
 class Minimizer:
@@ -37,7 +47,7 @@ class Minimizer:
             return
         self.lr = torch.empty((), device=self.parameters[0].device)
         (self.beta1, self.beta2), self.eps = group["betas"], group["eps"]
-        self.take_lr()
+        self.sync_lr()
         for parameter in self.parameters:
             if not optimizer.state[parameter]:
                 begun = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -45,7 +55,7 @@ class Minimizer:
         states = [optimizer.state[parameter] for parameter in self.parameters]
         self.state = [[state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")]
 
-    def take_lr(self) -> None:
+    def sync_lr(self) -> None:
         """Let the next compiled steps have the learning rate that the optimizer has now: schedules change it."""
         if self.is_plain:
             self.lr.fill_(self.optimizer.param_groups[0]["lr"])
@@ -77,9 +87,48 @@ class Minimizer:
             parameter -= scale * mean / (square.sqrt() / root + self.eps)
 
 
-def compiled(
-    update: Callable[..., dict[str, Tensor]], minimizers: Sequence[Minimizer], backend: str, cuda_graphs: bool = False
-) -> Callable[..., dict[str, Tensor]]:
+def compiled_if_possible(update: Update, minimizers: Sequence[Minimizer], backend: str, device: torch.device) -> Update:
+    """``update`` as :func:`compiled` gives it, or as it is where that cannot be done; says which of the two.
+
+    The first call compiles.
+    """
+    chosen: Update | None = None
+
+    def run(batch: Any, **switches: bool) -> dict[str, Tensor]:
+        nonlocal chosen
+        if chosen is not None:
+            return chosen(batch, **switches)
+        rank_zero_info("Compiling the update, once for this and some of the next ...")
+        begin = time.perf_counter()
+        try:
+            chosen = compiled(update, minimizers, backend, device.type == "cuda")
+            metrics = chosen(batch, **switches)
+        except Exception as error:  # a compiler may fail in as many ways as it has parts
+            chosen = update
+            rank_zero_info(f"The updates run uncompiled: {first_line(error)}.")
+            return update(batch, **switches)
+        rank_zero_info(f"Compiled in {time.perf_counter() - begin:.0f} s; the next run finds it in torch's cache.")
+        return metrics
+
+    if reason := _obstacle(minimizers, backend, device):
+        rank_zero_info(f"The updates run uncompiled: {reason}.")
+        return update
+    return run
+
+
+def _obstacle(minimizers: Sequence[Minimizer], backend: str, device: torch.device) -> str | None:
+    """What is known to keep an update from being compiled."""
+    if distributed.rank_and_count()[1] > 1:
+        return "several ranks talk to each other in it"
+    if not all(minimizer.is_plain for minimizer in minimizers):
+        return "an optimizer is not a plain Adam"
+    if backend == "inductor" and device.type == "cpu":
+        compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+        return None if any(map(shutil.which, compilers)) else "no C++ compiler"
+    return None
+
+
+def compiled(update: Update, minimizers: Sequence[Minimizer], backend: str, cuda_graphs: bool = False) -> Update:
     """``update`` as one graph, gradients and optimizer steps included; the same random numbers as without.
 
     Args:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, move_towards
-from dydiff.data.episodes import Transitions
+from dydiff.agents.critic import TwinCritic, polyak_update
+from dydiff.data.episodes import Batch
 from dydiff.models.networks import mlp
 from dydiff.utils import distributed
-from dydiff.utils.errors import UserError, above_zero, at_least, below_one
+from dydiff.utils.errors import above_zero, at_least, below_one
 
 
 class TD3BC(Agent):
@@ -30,7 +30,8 @@ class TD3BC(Agent):
         policy_delay: Critic updates for one update of actor and targets.
         lr: Adam's learning rate.
         clone_synthetic: Clone the actions of synthetic transitions, too (the paper). They are the policy's own of some
-            updates ago and hold it back; without, only real transitions' actions are cloned.
+            updates ago and hold it back; without, only real transitions' actions are cloned, of which a minibatch
+            should have some.
     """
 
     first_critic: Tensor
@@ -62,26 +63,11 @@ class TD3BC(Agent):
         self.policy_delay = policy_delay
         self.lr = lr
         self.clone_synthetic = clone_synthetic
-        self._num_cloned: int | None = None  # rows at the head of a minibatch; None: all
-        self._mean_num_cloned = 1.0
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())
         self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.register_buffer("first_critic", torch.zeros(1, dtype=torch.int64), persistent=False)
-
-    def check_mix(self, real_ratio: float | None) -> None:
-        if not self.clone_synthetic and not real_ratio:
-            raise UserError("clone_synthetic: false needs real transitions to clone: set a real_ratio above 0.")
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        if self.clone_synthetic:
-            return
-        self._num_cloned = self.data.num_real_rows
-        self._mean_num_cloned = float(distributed.mean([torch.tensor(float(self._num_cloned), device=self.device)])[0])
-        if self._mean_num_cloned == 0:
-            raise UserError("clone_synthetic: false needs a real transition in each minibatch: raise the real_ratio.")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
@@ -95,7 +81,7 @@ class TD3BC(Agent):
     def schedule(self, count: int) -> dict[str, bool]:
         return {"with_actor": count % self.policy_delay == 0}
 
-    def update(self, batch: Transitions, *, with_actor: bool) -> dict[str, Tensor]:  # type: ignore[override]
+    def update(self, batch: Batch, *, with_actor: bool) -> dict[str, Tensor]:  # type: ignore[override]
         minimize_actor, minimize_critic = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
@@ -106,11 +92,11 @@ class TD3BC(Agent):
             loss, actor_metrics = self.actor_loss(batch)
             metrics |= actor_metrics
             minimize_actor(loss)
-            move_towards(self.target_actor, self.actor, self.tau)
-            move_towards(self.target_critics, self.critics, self.tau)
+            polyak_update(self.target_actor, self.actor, self.tau)
+            polyak_update(self.target_critics, self.critics, self.tau)
         return metrics
 
-    def critic_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both critics' mean squared errors to the clipped double-Q target; states are normalised."""
         with torch.no_grad():
             noise = distributed.draw(torch.randn, batch.act.shape, device=batch.act.device) * self.policy_noise
@@ -122,19 +108,19 @@ class TD3BC(Agent):
         loss = (q - target).square().mean(1).sum()
         return loss, {"critic_loss": loss.detach(), "q_mean": q.detach().mean(), "target_q_max": target.abs().max()}
 
-    def actor_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``-alpha / mean |Q| * mean Q + mean squared error to the data's actions``; states are normalised."""
         act = self.actor(batch.obs)
         q = self.critics.q_values(batch.obs, act, self.first_critic)[0]
-        cloning = self.cloning_loss(act, batch.act)
+        cloning = self.cloning_loss(act, batch)
         (scale,) = distributed.mean([q.detach().abs().mean()])
         loss = -self.alpha / scale * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
 
-    def cloning_loss(self, act: Tensor, data_act: Tensor) -> Tensor:
+    def cloning_loss(self, act: Tensor, batch: Batch) -> Tensor:
         """Mean squared error to the data's actions, of all transitions or of the real ones."""
-        if self._num_cloned is None:
-            return F.mse_loss(act, data_act)
-        # Ranks' shares may hold more or fewer real rows: divided by their mean, the ranks' mean is the whole's.
-        cloned = slice(self._num_cloned)
-        return F.mse_loss(act[cloned], data_act[cloned], reduction="sum") / (self.act_dim * self._mean_num_cloned)
+        if self.clone_synthetic:
+            return F.mse_loss(act, batch.act)
+        error = (act - batch.act).square().mean(-1)
+        (count,) = distributed.mean([batch.real.float().sum()])
+        return (error * batch.real).sum() / count.clamp(min=1e-6)  # 0 where no transition is real

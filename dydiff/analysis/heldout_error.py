@@ -7,7 +7,7 @@ import yaml
 
 from dydiff.data.source import EpisodeSource
 from dydiff.envs.real_rollout import RecordedActions
-from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.base import PlainPolicy, Synthesizer
 from dydiff.utils.errors import UserError
 from dydiff.utils.files import replacing
 
@@ -48,7 +48,7 @@ def heldout_error(
     generator = torch.Generator().manual_seed(seed)
     windows = held_out.windows(whole[torch.randperm(len(whole), generator=generator)[:num_windows]], horizon)
     synthesizer.attach(source)
-    made = synthesizer.synthesize(RecordedActions(windows.act), windows.obs[:, 0], generator)[0]
+    made = synthesizer.synthesize(PlainPolicy(RecordedActions(windows.act)), windows.obs[:, 0], generator)[0]
     scale = held_out.transitions.obs.std(0, correction=0) + 1e-6
     errors = ((made.obs[:, 1:horizon] - windows.obs[:, 1:]) / scale).square().mean(-1)
     result = {"mean": float(errors.mean()), "median": float(errors.median(0).values.mean())}

@@ -11,9 +11,8 @@ from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import Episodes
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.play import Policy
 from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
-from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.base import LearningPolicy, PlainPolicy, Synthesizer
 from dydiff.utils.errors import UserError
 from dydiff.utils.output import new_figure, save_figure, write_csv
 
@@ -52,7 +51,7 @@ def measure(
     synthesizers: dict[str, Synthesizer],
     task: Task,
     episodes: Episodes,
-    policy: Policy | None = None,
+    policy: LearningPolicy | None = None,
     num_windows: int = 1000,
     seed: int = 0,
 ) -> list[Curve]:
@@ -83,11 +82,13 @@ def measure(
     start = windows.obs[:, 0]
     scale = episodes.transitions.obs.std(0, correction=0) + 1e-6
 
-    def compare(actions: str, policy: Policy, truth: tuple[Tensor, Tensor, Tensor]) -> list[Curve]:
+    def compare(
+        actions: str, truth: tuple[Tensor, Tensor, Tensor], policy: LearningPolicy | None = None
+    ) -> list[Curve]:
         obs, act, valid = truth
         curves = []
         for name, synthesizer in synthesizers.items():
-            shown = policy if actions == "on-policy" else RecordedActions(act)
+            shown = policy or PlainPolicy(RecordedActions(act))
             begin = time.perf_counter()
             made = synthesizer.synthesize(shown, start, torch.Generator().manual_seed(seed))[0]
             seconds = time.perf_counter() - begin
@@ -96,10 +97,10 @@ def measure(
         return curves
 
     recorded = RecordedActions(windows.act)
-    curves = compare("recorded", recorded, real_rollout(task, start, recorded, horizon))
+    curves = compare("recorded", real_rollout(task, start, recorded, horizon))
     if policy is not None:
         truth = real_rollout(task, start, policy, horizon)
-        curves += compare("policy", policy, truth) + compare("on-policy", policy, truth)
+        curves += compare("policy", truth) + compare("on-policy", truth, policy)
     return curves
 
 
@@ -187,7 +188,8 @@ def horizon_error(
     for synthesizer in synthesizers.values():
         synthesizer.attach(source)
     with torch.no_grad():
-        curves = measure(synthesizers, source.task, held_out, agent and agent.policy(sample=False), num_windows, seed)
+        agent_policy = None if agent is None else agent.policy(sample=False)
+        curves = measure(synthesizers, source.task, held_out, agent_policy, num_windows, seed)
     folder = Path(out)
     write_curves(curves, folder / f"{source.name}.csv")
     write_summary(curves, folder / f"{source.name}_summary.csv")

@@ -11,7 +11,7 @@ from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
-from dydiff.envs.real_rollout import RecordedActions, held_out_starts, real_rollout, restorable
+from dydiff.envs.real_rollout import held_out_starts, real_next_states, restorable
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
 from dydiff.rollout.real import RealRollouts
@@ -83,11 +83,7 @@ def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor]
     usable = restorable(task, transitions.obs).nonzero()[:, 0]
     chosen = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:count]]
     obs, act, _, next_obs, terminal = transitions.at(chosen)
-    followed = [
-        real_rollout(task, some_obs, RecordedActions(some_act[:, None]), 1)[0][:, 1]
-        for some_obs, some_act in zip(obs.split(1000), act.split(1000), strict=True)  # a simulator for each row
-    ]
-    true = torch.cat(followed)
+    true = real_next_states(task, obs, act)
     really_terminal = task.terminated(obs, act, true)
     excess = value(next_obs).masked_fill(terminal, 0.0) - value(true).masked_fill(really_terminal, 0.0)
     deviations = torch.zeros(len(made.reward)).index_add(0, rollouts[chosen], excess - excess.mean())

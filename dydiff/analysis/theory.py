@@ -128,10 +128,10 @@ def measure(
 
     def states_for(act: Tensor) -> Tensor:
         """The denoiser's states for given actions, from a draft for the same actions."""
-        draft = synthesizer.draft(RecordedActions(act), start, generator)[0][:, :length]
+        draft = synthesizer.draft.roll_out(RecordedActions(act), start, generator)[0][:, :length]
         return synthesizer.denoiser.sample_states(draft, act, synthesizer.sampler, generator)
 
-    stepped = synthesizer.step(obs.flatten(0, 1), real_act.flatten(0, 1), generator).unflatten(0, obs.shape[:2])
+    stepped = synthesizer.draft.step(obs.flatten(0, 1), real_act.flatten(0, 1), generator).unflatten(0, obs.shape[:2])
     eps_m = float(distance(stepped / scale, real_obs[:, 1:] / scale).max())
     eps_d = float(distance(states_for(real_act) / scale, obs / scale).max())
     c_d, c_pi = 0.0, 0.0
@@ -142,7 +142,7 @@ def measure(
         moved = obs + noise * scale * torch.randn(obs.shape, generator=generator)
         answers = policy(moved.flatten(0, 1)).unflatten(0, obs.shape[:2])
         c_pi = max(c_pi, float(distance(answers, real_act).max() / distance(moved / scale, obs / scale).max()))
-    made, act = synthesizer.draft(policy, start, generator)
+    made, act = synthesizer.draft.roll_out(policy, start, generator)
     iterations, before = [], act
     for correction in range(max_corrections + 1):
         if correction:

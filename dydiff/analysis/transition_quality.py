@@ -13,7 +13,7 @@ from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
 from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
 from dydiff.models.normalizer import Normalizer
-from dydiff.rollout.base import Synthesizer
+from dydiff.rollout.base import PlainPolicy, Synthesizer
 from dydiff.utils.errors import UserError
 from dydiff.utils.files import replacing
 from dydiff.utils.output import new_figure, save_figure, write_csv
@@ -102,7 +102,7 @@ def transition_quality(
 
     if agent is not None:
         load_agent(agent, checkpoint, source.task)
-        policy = agent.policy(sample=False)
+    shown = PlainPolicy(policy) if agent is None else agent.policy(sample=False)
     generator = torch.Generator().manual_seed(seed)
     real = source.load().transitions
     order = torch.randperm(len(real.reward), generator=generator)
@@ -110,7 +110,7 @@ def transition_quality(
     first, second = real.at(order[:count]), real.at(order[count : 2 * count])
     synthesizer.attach(source)
     num_starts = -(-count // getattr(synthesizer, "rollout_length", 1))
-    trajectories = synthesizer.synthesize(policy, first.obs[:num_starts], generator)[0]
+    trajectories = synthesizer.synthesize(shown, first.obs[:num_starts], generator)[0]
     made = trajectories.at(trajectories.finite).transitions()
     made = made.at(torch.randperm(len(made.reward), generator=generator))
     results = {

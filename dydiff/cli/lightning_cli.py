@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.agents.base import Agent, check_task
-from dydiff.cli.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
+from dydiff.agents.optimization import COMPILE_FROM
 from dydiff.cli.parser import NO_ROLLOUT, Parser
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.source import EpisodeSource
@@ -230,15 +230,8 @@ class DyDiffCLI(LightningCLI):
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         if self.part is None:
-            self._accelerate(self.model, self._config.compile)
+            self.model.compile_updates = self._config.compile
         self.begin = time.perf_counter()
-
-    def _accelerate(self, agent: Agent, compiles: bool | str) -> None:
-        if compiles == "auto":
-            num_updates = (self.trainer.max_epochs or 0) * self._config.data.init_args.updates_per_epoch
-            compiles = pays_to_compile(self.trainer, num_updates)
-        agent.compile_backend = "inductor" if compiles else None
-        agent.overlap_evaluation |= pays_to_overlap_evaluation(self.trainer)
 
     def _loggers(self) -> list[Logger]:
         """Those in the part's folder, in that of the run that goes on, or in one that no other run has taken."""

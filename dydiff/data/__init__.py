@@ -2,7 +2,7 @@
 
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
-from dydiff.data.episodes import Episodes, Trajectories, Transitions, Windows
+from dydiff.data.episodes import Batch, Episodes, Trajectories, Transitions, Windows
 from dydiff.data.minari import MinariSource
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.source import EpisodeSource
@@ -10,6 +10,7 @@ from dydiff.data.split import SplitSource
 from dydiff.data.tasks import Task
 
 __all__ = [
+    "Batch",
     "D4RLSource",
     "EpisodeSource",
     "Episodes",

@@ -62,6 +62,25 @@ class Transitions(NamedTuple):
         )
 
 
+class Batch(NamedTuple):
+    """Transitions that an agent learns from, and where they come from; leading dimensions as in :class:`Transitions`.
+
+    Attributes:
+        real: bool, the transition is the dataset's, not synthetic.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminal: Tensor
+    real: Tensor
+
+    def at(self, index: Tensor | int | slice) -> Self:
+        """The transitions at ``index`` along the first dimension."""
+        return type(self)(*(at_rows(value, index) for value in self))
+
+
 class Trajectories(NamedTuple):
     """``N`` trajectories of ``L`` steps.
 
@@ -71,7 +90,7 @@ class Trajectories(NamedTuple):
         reward: ``[N, L]``.
         next_obs: ``[N, L, O]``, the state that each step leads to: that of ``obs``, unless a synthesizer knows better.
         terminal: bool ``[N, L]``, the step ends the episode.
-        valid: bool ``[N, L]``, the step lies before or at the first terminal one.
+        valid: bool ``[N, L]``, the step counts: mostly those before or at the first terminal one.
     """
 
     obs: Tensor

@@ -1,16 +1,19 @@
 """The agents' data module: minibatches of real and synthetic transitions, mixed by the real ratio (eta)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.datamodules import OfflineDataModule
-from dydiff.data.episodes import Episodes, Transitions
+from dydiff.data.episodes import Batch, Episodes, Transitions
 from dydiff.data.source import EpisodeSource
 from dydiff.utils import distributed
 from dydiff.utils.errors import UserError, at_least
+from dydiff.utils.seeding import seed_of
 
 
 class MixedDataModule(OfflineDataModule):
@@ -61,6 +64,13 @@ class MixedDataModule(OfflineDataModule):
         assert self.trainer is not None
         self.episodes = self.source.load()
         self.real = self.episodes.transitions.to(self.trainer.strategy.root_device)
+        self.run_seed = distributed.gather_objects(torch.initial_seed())[0]
+
+    @property
+    def obs_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each state dimension of the dataset, ``[O]`` each."""
+        obs = self.episodes.transitions.obs
+        return obs.mean(0), obs.std(0, correction=0)
 
     def mix(self, real_ratio: float | None, synthetic_capacity: int, keep_in_checkpoints: bool = True) -> None:
         """Let minibatches be ``real_ratio`` real and the rest synthetic, from an empty buffer.
@@ -79,6 +89,10 @@ class MixedDataModule(OfflineDataModule):
         self.synthetic = TransitionBuffer(synthetic_capacity, self.obs_dim, self.act_dim, device)
 
     @property
+    def updates_per_epoch(self) -> int:
+        return self.steps_per_epoch * self.updates_per_step
+
+    @property
     def synthetic_share(self) -> float:
         """Share of synthetic transitions in the next minibatch: 0 while the buffer holds less than it."""
         if self.real_ratio is None:
@@ -87,48 +101,38 @@ class MixedDataModule(OfflineDataModule):
         return wanted / self.batch_size if len(self.synthetic) >= wanted else 0.0
 
     @property
-    def num_real_rows(self) -> int:
-        """Real transitions of this rank's share of the next minibatch, which begins with them.
-
-        Raises:
-            UserError: Real and synthetic ones come in no order: ``real_ratio`` is ``None``.
-        """
-        columns = distributed.share(range(self.batch_size))
-        if self.synthetic_share == 0:
-            return len(columns)
-        if self.real_ratio is None:
-            raise UserError("Without a real_ratio a minibatch does not tell which transitions are real: set one.")
-        return sum(column < self.num_real for column in columns)
-
-    @property
     def max_abs_reward(self) -> float:
         """Largest absolute reward, real or synthetic."""
         rewards = (self.real.reward, self.synthetic.at(slice(0, len(self.synthetic))).reward)
         return max(float(reward.abs().max()) for reward in rewards if len(reward))
 
-    def sample(self) -> Transitions:
-        """This rank's share of the next ``[updates_per_step, batch_size]`` minibatches, drawn with replacement."""
+    def sample(self) -> Batch:
+        """This rank's share of the next ``[updates_per_step, batch_size]`` minibatches, drawn with replacement.
+
+        Without a ``real_ratio`` real and synthetic transitions come in no order, otherwise the real ones come first.
+        """
         # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack, nor on ranks.
         drawn = torch.randint(2**62, (self.updates_per_step, self.batch_size), generator=self.generator)
         columns = torch.tensor(distributed.share(range(self.batch_size)))
         drawn = drawn[:, columns].to(self.real.reward.device)
-        num_real = len(self.real.reward)
+        num_real, num_synthetic = len(self.real.reward), len(self.synthetic)
         if self.synthetic_share == 0:
-            return self.real.at(drawn % num_real)
+            return Batch(*self.real.at(drawn % num_real), torch.ones_like(drawn, dtype=torch.bool))
         if self.real_ratio is None:
-            rows = drawn % (num_real + len(self.synthetic))
+            rows = drawn % (num_real + num_synthetic)
+            is_real = rows < num_real
             real = self.real.at(rows.clamp(max=num_real - 1))
             synthetic = self.synthetic.at((rows - num_real).clamp(min=0))
-            return synthetic.where(rows >= num_real, real)
-        first_synthetic = self.num_real_rows
-        real = self.real.at(drawn[:, :first_synthetic] % num_real)
-        synthetic = self.synthetic.at(drawn[:, first_synthetic:] % len(self.synthetic))
-        return Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
+            return Batch(*real.where(is_real, synthetic), is_real)
+        is_real = (columns < self.num_real).to(drawn.device).expand_as(drawn)
+        count = int((columns < self.num_real).sum())
+        real = self.real.at(drawn[:, :count] % num_real)
+        synthetic = self.synthetic.at(drawn[:, count:] % num_synthetic)
+        joined = Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
+        return Batch(*joined, is_real)
 
-    # Loaders have generators of their own: see PretrainingDataModule.train_dataloader.
-
-    def train_dataloader(self) -> "DataLoader[Any]":
-        return DataLoader(_Stacks(self), batch_size=None, generator=torch.Generator())
+    def train_dataloader(self) -> "_Stacks":
+        return _Stacks(self)
 
     def val_dataloader(self) -> "DataLoader[Any]":
         return self._seeds(self.eval_seed)
@@ -142,6 +146,7 @@ class MixedDataModule(OfflineDataModule):
         return self.eval_seed + self.num_eval_episodes
 
     def _seeds(self, first: int) -> "DataLoader[Any]":
+        # A loader draws a seed for workers that it does not have: from a generator of its own, not the training's.
         seeds = torch.arange(first, first + self.num_eval_episodes)
         return DataLoader(seeds, self.num_eval_episodes, generator=torch.Generator())  # type: ignore[arg-type]
 
@@ -162,8 +167,11 @@ class MixedDataModule(OfflineDataModule):
         self.synthetic.load_state_dict(state_dict["synthetic"])
 
 
-class _Stacks(Dataset[Transitions]):
-    """An epoch of stacks. Workers would draw from copies of the buffer, so it is read in the training process."""
+class _Stacks:
+    """An epoch of stacks, whose random numbers depend on the run's seed and the epoch alone.
+
+    They are drawn in the training process: a loader's workers would draw from copies of the buffer.
+    """
 
     def __init__(self, data: MixedDataModule) -> None:
         self.data = data
@@ -171,5 +179,8 @@ class _Stacks(Dataset[Transitions]):
     def __len__(self) -> int:
         return self.data.steps_per_epoch
 
-    def __getitem__(self, index: int) -> Transitions:
-        return self.data.sample()
+    def __iter__(self) -> Iterator[Batch]:
+        assert self.data.trainer is not None
+        self.data.generator.manual_seed(seed_of(self.data.run_seed, self.data.trainer.current_epoch, 0))
+        for _ in range(len(self)):
+            yield self.data.sample()

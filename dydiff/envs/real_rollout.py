@@ -57,21 +57,11 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     Raises:
         UserError: The environment cannot be set to a state.
     """
-    env = make_env(task)
-    shown: Any = env.reset(seed=0)[0]
-    simulator: Any = env.unwrapped
-    if not hasattr(simulator, "set_state"):
-        raise UserError(f"{task.env_id} cannot be set to a given state: only Gymnasium's MuJoCo environments can.")
-    whole = np.concatenate([simulator.data.qpos, simulator.data.qvel])
-    hidden = len(whole) - task.obs_dim
-    if hidden < 0 or not np.allclose(whole[hidden:], shown, atol=1e-5):
-        raise UserError(f"{task.env_id} cannot be set to a given state: it shows more than positions and velocities.")
+    simulator, hidden = _settable(task)
     worlds = []
-    known = start_obs.double().numpy()
-    for state in np.insert(known, [0] * hidden, 0.0, axis=1):
-        simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])
+    for state in _whole(start_obs, hidden):
+        _set_state(simulator, state)
         worlds.append(copy(simulator.data))
-        worlds[-1].qacc_warmstart[:] = 0.0
     states, actions = [start_obs], []
     for _ in range(num_steps):
         actions.append(policy(states[-1]).clamp(-1, 1))
@@ -84,6 +74,49 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     obs, act = torch.stack(states, dim=1), torch.stack(actions, dim=1)
     terminal = task.terminated(obs[:, :-1], act, obs[:, 1:])
     return obs, act, terminal.cumsum(1) - terminal.long() == 0
+
+
+def real_next_states(task: Task, obs: Tensor, act: Tensor) -> Tensor:
+    """The states ``[N, O]`` that really follow from states ``[N, O]`` under actions ``[N, A]``.
+
+    Raises:
+        UserError: The environment cannot be set to a state.
+    """
+    simulator, hidden = _settable(task)
+    followed = np.empty(obs.shape, np.float32)
+    played = from_unit_actions(act.clamp(-1, 1).numpy(), task.act_bounds)
+    for row, (state, action) in enumerate(zip(_whole(obs, hidden), played, strict=True)):
+        _set_state(simulator, state)
+        followed[row] = simulator.step(action)[0]
+    return torch.from_numpy(followed)
+
+
+def _settable(task: Task) -> tuple[Any, int]:
+    """The task's simulator, and how many of its positions the states do not show: the first ones.
+
+    Raises:
+        UserError: The environment cannot be set to a state.
+    """
+    env = make_env(task)
+    shown: Any = env.reset(seed=0)[0]
+    simulator: Any = env.unwrapped
+    if not hasattr(simulator, "set_state"):
+        raise UserError(f"{task.env_id} cannot be set to a given state: only Gymnasium's MuJoCo environments can.")
+    whole = np.concatenate([simulator.data.qpos, simulator.data.qvel])
+    hidden = len(whole) - task.obs_dim
+    if hidden < 0 or not np.allclose(whole[hidden:], shown, atol=1e-5):
+        raise UserError(f"{task.env_id} cannot be set to a given state: it shows more than positions and velocities.")
+    return simulator, hidden
+
+
+def _whole(obs: Tensor, hidden: int) -> np.ndarray:
+    """Positions and velocities of states ``[N, O]``; those that are not shown are 0."""
+    return np.insert(obs.double().numpy(), [0] * hidden, 0.0, axis=1)
+
+
+def _set_state(simulator: Any, state: np.ndarray) -> None:
+    simulator.set_state(state[: simulator.model.nq], state[simulator.model.nq :])
+    simulator.data.qacc_warmstart[:] = 0.0  # of the contact solver: what was played before does not matter
 
 
 class RecordedActions:

@@ -116,8 +116,7 @@ class DynamicsEnsemble(PretrainedModule):
     def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
         """The next state of each row by one elite, drawn anew for each row and call (eq. 6).
 
-        The rows are dealt out evenly to the elites in random order, from a random elite on, so only the chosen elite
-        computes for a row.
+        The rows are shuffled and dealt out evenly to the elites, so only the chosen elite computes for a row.
 
         Args:
             obs: Raw states ``[N, O]``.
@@ -129,25 +128,32 @@ class DynamicsEnsemble(PretrainedModule):
             Raw next states ``[N, O]``.
         """
         count, num_elites = len(obs), len(self.elites)
-        order = torch.randperm(count, generator=generator, device=obs.device)
-        first = torch.randint(num_elites, (), generator=generator, device=obs.device)
-        dealt, each = torch.arange(count, device=obs.device), -(-count // num_elites)
-        places = (dealt + first) % num_elites * each + dealt // num_elites
-        rows = order.new_zeros(num_elites * each).scatter(0, places, order)  # a row more where the deal comes out short
-        mean, logvar = self.predict(
-            obs[rows].unflatten(0, (num_elites, -1)), act[rows].unflatten(0, (num_elites, -1)), self._elite_network()
-        )
+        each = -(-count // num_elites)
+        shuffled = torch.randperm(num_elites * each, generator=generator, device=obs.device)
+        rows = shuffled.clamp(max=count - 1)  # where the deal does not come out even, the last row is dealt again
+        dealt_obs, dealt_act = (value[rows].unflatten(0, (num_elites, each)) for value in (obs, act))
+        change, logvar = self.predict(dealt_obs, dealt_act, self._elite_network())
         if sample:
-            mean = mean + (logvar / 2).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        next_obs = torch.empty_like(obs)
-        next_obs[order] = obs[order] + self.change_normalizer.inverse(mean).flatten(0, 1)[places]
-        return next_obs
+            noise = torch.randn(change.shape, generator=generator, device=change.device)
+            change = change + (logvar / 2).exp() * noise
+        next_obs = dealt_obs + self.change_normalizer.inverse(change)
+        return next_obs.flatten(0, 1)[shuffled.argsort()[:count]]
 
     def elite_means(self, obs: Tensor, act: Tensor) -> Tensor:
         """The mean next state that each elite predicts, ``[num_elites, N, O]``, for raw ``obs`` and ``act``."""
+        return obs + self.change_normalizer.inverse(self._elite_changes(obs, act))
+
+    def disagreement(self, obs: Tensor, act: Tensor) -> Tensor:
+        """How far the elites' mean predictions lie apart, ``[N]``, for raw ``obs [N, O]`` and ``act [N, A]``.
+
+        The standard deviation over elites of the standardised change, averaged over dimensions; 0 with one elite.
+        """
+        return self._elite_changes(obs, act).std(0, correction=0).mean(-1)
+
+    def _elite_changes(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Each elite's mean of the standardised change, ``[num_elites, N, O]``."""
         count = len(self.elites)
-        mean, _ = self.predict(obs.expand(count, -1, -1), act.expand(count, -1, -1), self._elite_network())
-        return obs + self.change_normalizer.inverse(mean)
+        return self.predict(obs.expand(count, -1, -1), act.expand(count, -1, -1), self._elite_network())[0]
 
     def _elite_network(self) -> EnsembleMLP:
         """The elites by themselves; picking them out anew in every step would copy all their weights."""

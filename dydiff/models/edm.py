@@ -137,7 +137,7 @@ class EDMSampler:
         def noise() -> Tensor:
             return torch.randn(condition.shape, generator=generator, dtype=condition.dtype, device=condition.device)
 
-        def clean(x: Tensor, sigma: float) -> Tensor:
+        def predict(x: Tensor, sigma: float) -> Tensor:
             return denoise(x, torch.full((len(x),), sigma, dtype=x.dtype, device=x.device))
 
         start = self.sigma_max if self.sigma_start is None else self.sigma_start
@@ -151,22 +151,48 @@ class EDMSampler:
             if guide is not None and sigma_next > 0:
                 x = replace(guide(x, sigma, step), condition, mask)
             if self.s_churn > 0 and self.s_min <= sigma <= self.s_max:
-                gamma = min(self.s_churn / self.num_steps, math.sqrt(2) - 1)
-                raised = sigma * (1 + gamma)
-                x = x + math.sqrt(raised**2 - sigma**2) * self.s_noise * noise()
+                x, sigma = self._churn(x, sigma, noise())
                 x = replace(x, condition, mask)
-                sigma = raised
-            target = clean(x, sigma)
-            if sigma_next > 0 and self.solver == "heun":
-                slope = (x - target) / sigma
-                euler = replace(x + (sigma_next - sigma) * slope, condition, mask)
-                slope = (slope + (euler - clean(euler, sigma_next)) / sigma_next) / 2
-                x = x + (sigma_next - sigma) * slope
-            else:  # exact where the clean sample stays the same; with memory, of second order in ln(sigma)
-                towards = target
-                if sigma_next > 0 and last is not None:
-                    ratio = math.log(sigma / sigma_next) / math.log(last[1] / sigma) / 2
-                    towards = torch.lerp(last[0], target, 1 + ratio)
-                x, last = torch.lerp(towards, x, sigma_next / sigma), (target, sigma)
+            target = predict(x, sigma)
+            if self.solver == "heun" and sigma_next > 0:
+                x = _heun_step(predict, x, target, sigma, sigma_next, condition, mask)
+            else:  # Heun's last step is Euler's
+                x, last = _dpmpp_2m_step(x, target, sigma, sigma_next, last), (target, sigma)
             x = replace(x, condition, mask)
         return x
+
+    def _churn(self, x: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, float]:
+        """Noise added back, and the noise level that it raises ``x`` to."""
+        raised = sigma * (1 + min(self.s_churn / self.num_steps, math.sqrt(2) - 1))
+        return x + math.sqrt(raised**2 - sigma**2) * self.s_noise * noise, raised
+
+
+def _heun_step(
+    predict: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    target: Tensor,
+    sigma: float,
+    sigma_next: float,
+    condition: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """From ``sigma`` to ``sigma_next > 0`` by the mean slope of both ends; ``target`` is the prediction at ``x``."""
+    slope = (x - target) / sigma
+    euler = replace(x + (sigma_next - sigma) * slope, condition, mask)
+    slope = (slope + (euler - predict(euler, sigma_next)) / sigma_next) / 2
+    return x + (sigma_next - sigma) * slope
+
+
+def _dpmpp_2m_step(
+    x: Tensor, target: Tensor, sigma: float, sigma_next: float, last: tuple[Tensor, float] | None
+) -> Tensor:
+    """From ``sigma`` to ``sigma_next``: exact where the prediction ``target`` stays the same.
+
+    With the ``last`` step's prediction and noise level it is of second order in ``ln(sigma)``; without, or to 0, it is
+    Euler's step.
+    """
+    if sigma_next > 0 and last is not None:
+        last_target, last_sigma = last
+        ratio = math.log(sigma / sigma_next) / math.log(last_sigma / sigma) / 2
+        target = torch.lerp(last_target, target, 1 + ratio)
+    return torch.lerp(target, x, sigma_next / sigma)

@@ -26,8 +26,13 @@ class Normalizer(nn.Module):
             columns: ``[N, d]`` each, side by side ``[N, dim]``; joining them here would copy the dataset.
             floor: Least deviation.
         """
-        self.shift.copy_(torch.cat([x.mean(0) for x in columns]))
-        self.scale.copy_(torch.cat([x.std(0, correction=0) for x in columns]) + floor)
+        mean, std = torch.cat([x.mean(0) for x in columns]), torch.cat([x.std(0, correction=0) for x in columns])
+        self.set_standard(mean, std, floor)
+
+    def set_standard(self, mean: Tensor, std: Tensor, floor: float = 1e-3) -> None:
+        """As :meth:`fit_standard`, by known mean and standard deviation, ``[dim]`` each."""
+        self.shift.copy_(mean)
+        self.scale.copy_(std + floor)
 
     def fit_range(self, x: Tensor) -> None:
         """``x [N, dim]`` to [-1, 1]; a constant dimension maps to 0."""

@@ -1,17 +1,17 @@
 """Rollouts by the single-step model alone (eq. 6): MBPO's, and the draft that DyDiff corrects."""
 
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
 
-from dydiff.data.episodes import Trajectories
+from dydiff.data.episodes import Trajectories, Transitions
 from dydiff.data.source import EpisodeSource
 from dydiff.envs.play import Policy
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 from dydiff.utils.errors import UserError, at_least
 
 
@@ -27,13 +27,17 @@ class Autoregressive(Synthesizer):
         next_states: Where a transition's next state comes from: the ``trajectory`` (the paper); the ``dynamics``, once
             more from the transition's own state and action; or ``pessimistic``, of the elites' mean next states the
             one that the learning agent values least.
+        max_disagreement: Cut a rollout, without a terminal, from the first step on at which the elites disagree
+            (:meth:`DynamicsEnsemble.disagreement`) more than in this share of the dataset's transitions, in (0, 1];
+            ``null`` cuts none.
 
     Raises:
-        UserError: ``rollout_length`` below 1.
+        UserError: ``rollout_length`` below 1, or ``max_disagreement`` out of its range.
     """
 
     low: Tensor
     high: Tensor
+    disagreement_limit: Tensor
 
     def __init__(
         self,
@@ -43,29 +47,41 @@ class Autoregressive(Synthesizer):
         sample_states: bool = False,
         clip_states: bool = True,
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
+        max_disagreement: float | None = None,
     ) -> None:
         super().__init__()
         at_least(1, rollout_length=rollout_length)
+        if max_disagreement is not None and not 0 < max_disagreement <= 1:
+            raise UserError(f"max_disagreement must lie in (0, 1], not {max_disagreement}.")
         self.dynamics = module_of(dynamics)
         self.reward = module_of(reward)
         self.rollout_length = rollout_length
         self.sample_states = sample_states
         self.clip_states = clip_states
         self.next_states = next_states
+        self.max_disagreement = max_disagreement
+        for name, unlimited in (("low", -torch.inf), ("high", torch.inf), ("disagreement_limit", torch.inf)):
+            self.register_buffer(name, torch.tensor(unlimited), persistent=False)
+
+    def check(self, policy: LearningPolicy) -> None:
+        if self.next_states == "pessimistic":
+            with torch.no_grad():
+                policy.value(torch.zeros(1, self.dynamics.obs_dim))
 
     def attach(self, source: EpisodeSource) -> None:
         super().attach(source)
-        low, high = source.load().transitions.state_range()
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("high", high, persistent=False)
+        data = source.load().transitions
+        self.low, self.high = data.state_range()
+        if self.max_disagreement is not None:
+            self.disagreement_limit = disagreement_quantile(self.dynamics, data, self.max_disagreement)
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        return self.finish(policy, *self.draft(policy, start_obs, generator), generator), {}
+        return self.finish(policy, *self.roll_out(policy, start_obs, generator), generator)
 
-    def draft(
+    def roll_out(
         self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """States ``[N, L + 1, O]`` and actions ``[N, L, A]`` by eq. 6."""
@@ -84,17 +100,28 @@ class Autoregressive(Synthesizer):
         return obs.clamp(self.low, self.high) if self.clip_states else obs
 
     def finish(
-        self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
-    ) -> Trajectories:
-        """Find next states, predict rewards, and cut after the first terminal state.
+        self, policy: LearningPolicy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        """Find next states, predict rewards, and cut after the first terminal state and where elites disagree.
 
-        A step ends the trajectory by its next state or by the state that the trajectory goes on from.
+        A step ends the trajectory by its next state or by the trajectory's own, which then is the one stored. The
+        figure ``cut_share`` says which trajectories the elites' disagreement has cut.
         """
         next_obs = self.find_next(policy, obs, act, generator)
-        terminal = self.terminated(obs[:, :-1], act, next_obs) | self.terminated(obs[:, :-1], act, obs[:, 1:])
-        return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+        terminal, fell = (self.terminated(obs[:, :-1], act, states) for states in (next_obs, obs[:, 1:]))
+        next_obs = next_obs.where((terminal | ~fell)[..., None], obs[:, 1:])
+        terminal = terminal | fell
+        made = Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+        if self.max_disagreement is None:
+            return made, {}
+        disagreement = self.dynamics.disagreement(obs[:, :-1].flatten(0, 1), act.flatten(0, 1))
+        reliable = (disagreement.unflatten(0, act.shape[:2]) <= self.disagreement_limit).cumprod(1).bool()
+        cut = (made.valid & ~reliable).any(1)
+        return made._replace(valid=made.valid & reliable), {"cut_share": cut.float()}
 
-    def find_next(self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def find_next(
+        self, policy: LearningPolicy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """The transitions' next states ``[N, L, O]`` (``next_states``), for ``obs [N, L + 1, O]`` and their actions."""
         if self.next_states == "trajectory":
             return obs[:, 1:]
@@ -102,19 +129,20 @@ class Autoregressive(Synthesizer):
         if self.next_states == "dynamics":
             next_obs = self.step(flat_obs, flat_act, generator)
         else:
-            next_obs = self.least_valued(cast(Any, policy), flat_obs, flat_act)
+            next_obs = self.least_valued(policy, flat_obs, flat_act)
         return next_obs.unflatten(0, act.shape[:2])
 
-    def least_valued(self, policy: Any, obs: Tensor, act: Tensor) -> Tensor:
-        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least.
-
-        Raises:
-            UserError: The policy has no values: it is not an agent's.
-        """
-        if not hasattr(policy, "value"):
-            raise UserError("Pessimistic next states need an agent's policy: recorded actions value no state.")
+    def least_valued(self, policy: LearningPolicy, obs: Tensor, act: Tensor) -> Tensor:
+        """Of the elites' mean next states of ``obs [N, O]`` those ``[N, O]`` that the policy values least."""
         predicted = self.clip(self.dynamics.elite_means(obs, act))
         values = policy.value(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
         count = len(predicted)
         terminal = self.terminated(obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
         return predicted[values.masked_fill(terminal, 0.0).argmin(0), torch.arange(len(obs), device=obs.device)]
+
+
+@torch.no_grad()
+def disagreement_quantile(dynamics: DynamicsEnsemble, data: Transitions, share: float, count: int = 20_000) -> Tensor:
+    """The disagreement of the elites that ``share`` of ``count`` random transitions of a dataset do not exceed."""
+    chosen = torch.randperm(len(data.reward), generator=torch.Generator().manual_seed(0))[:count]
+    return dynamics.disagreement(data.obs[chosen], data.act[chosen]).quantile(share)

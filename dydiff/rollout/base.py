@@ -1,7 +1,7 @@
 """The synthesizer's contract."""
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from jsonargparse.typing import Path_fr
@@ -15,6 +15,39 @@ from dydiff.models.base import PretrainedModule
 from dydiff.utils.errors import UserError
 
 Part = TypeVar("Part", bound=PretrainedModule)
+
+
+class LearningPolicy(Protocol):
+    """What a synthesizer sees of the learning agent."""
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Actions ``[N, A]`` for raw states ``[N, O]``."""
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Log-density ``[N]`` of actions, up to a constant."""
+
+    def value(self, obs: Tensor) -> Tensor:
+        """Values ``[N]`` of states."""
+
+
+class PlainPolicy:
+    """A policy without densities and values, such as recorded actions, in the place of a learning one.
+
+    Args:
+        policy: Gives the actions.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        return self.policy(obs)
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        raise UserError("This synthesizer needs an agent's policy: recorded actions have no log_prob.")
+
+    def value(self, obs: Tensor) -> Tensor:
+        raise UserError("This synthesizer needs an agent's policy: recorded actions have no values.")
 
 
 class Synthesizer(nn.Module, ABC):
@@ -31,13 +64,20 @@ class Synthesizer(nn.Module, ABC):
     rollout_length: int
     terminated: TerminationRule = staticmethod(never)
 
+    def check(self, policy: LearningPolicy) -> None:
+        """Refuse an agent whose policy cannot be rolled out, before any model is trained.
+
+        Raises:
+            UserError: It lacks what the trajectories depend on.
+        """
+
     def attach(self, source: EpisodeSource) -> None:
         """Take from the run's dataset what the trajectories depend on, before the first of them."""
         self.terminated = source.task.terminated
 
     @abstractmethod
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         """Roll the policy out.
 

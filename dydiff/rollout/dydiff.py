@@ -7,17 +7,18 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
+from dydiff.data.source import EpisodeSource
 from dydiff.envs.play import Policy
 from dydiff.models.denoiser import Denoiser
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.edm import EDMSampler
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
-from dydiff.rollout.base import module_of
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 from dydiff.utils.errors import UserError, at_least
 
 
-class DyDiff(Autoregressive):
+class DyDiff(Synthesizer):
     """An autoregressive draft, then ``num_corrections`` times: states from the denoiser, actions from the policy.
 
     The denoiser's window has the states of ``rollout_length`` steps; the state after the last action comes from the
@@ -39,6 +40,9 @@ class DyDiff(Autoregressive):
         sample_states: Sample the draft's states, or take the chosen elite's mean (the authors' code).
         clip_states: Keep the states, drafted and corrected, within the range of the data, in each dimension (the
             authors' code).
+        max_disagreement: Cut a rollout, without a terminal, from the first step on at which the elites disagree
+            (:meth:`DynamicsEnsemble.disagreement`) more than in this share of the dataset's transitions, in (0, 1];
+            ``null`` cuts none.
 
     Raises:
         UserError: A rollout longer than the denoiser's horizon, or a setting out of its range.
@@ -56,8 +60,13 @@ class DyDiff(Autoregressive):
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
         sample_states: bool = False,
         clip_states: bool = True,
+        max_disagreement: float | None = None,
     ) -> None:
-        super().__init__(dynamics, reward, rollout_length, sample_states, clip_states, next_states)
+        super().__init__()
+        self.draft = Autoregressive(
+            dynamics, reward, rollout_length, sample_states, clip_states, next_states, max_disagreement
+        )
+        self.rollout_length = rollout_length
         self.denoiser = module_of(denoiser)
         if rollout_length > self.denoiser.horizon:
             raise UserError(
@@ -71,16 +80,27 @@ class DyDiff(Autoregressive):
         self.state_blend = state_blend
         self.sampler = sampler or EDMSampler()
 
+    @property
+    def reward(self) -> RewardModel:
+        return self.draft.reward
+
+    def check(self, policy: LearningPolicy) -> None:
+        self.draft.check(policy)
+
+    def attach(self, source: EpisodeSource) -> None:
+        super().attach(source)
+        self.draft.attach(source)
+
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         """See :meth:`Synthesizer.synthesize`.
 
         The figures are the root mean square changes of states (in standard deviations of the denoiser's normalizer)
         and actions from each correction to the next.
         """
-        obs, act = self.draft(policy, start_obs, generator)
+        obs, act = self.draft.roll_out(policy, start_obs, generator)
         figures = {}
         for correction in range(1, self.num_corrections + 1):
             corrected_obs, corrected_act = self.correct(policy, obs, act, generator)
@@ -88,7 +108,8 @@ class DyDiff(Autoregressive):
             figures[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
             figures[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
             obs, act = corrected_obs, corrected_act
-        return self.finish(policy, obs, act, generator), figures
+        made, cuts = self.draft.finish(policy, obs, act, generator)
+        return made, figures | cuts
 
     def correct(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None
@@ -96,7 +117,7 @@ class DyDiff(Autoregressive):
         """One correction (eq. 7, 8) of states ``[N, L + 1, O]`` and actions ``[N, L, A]``."""
         window = obs[:, :-1]
         sampled = self.denoiser.sample_states(window, act, self.sampler, generator)
-        states = self.clip(torch.lerp(window, sampled, self.state_blend))
+        states = self.draft.clip(torch.lerp(window, sampled, self.state_blend))
         actions = policy(states.flatten(0, 1)).unflatten(0, states.shape[:2])
-        last = self.step(states[:, -1], actions[:, -1], generator)
+        last = self.draft.step(states[:, -1], actions[:, -1], generator)
         return torch.cat([states, last[:, None]], dim=1), actions

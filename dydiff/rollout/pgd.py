@@ -1,18 +1,16 @@
 """Policy-guided diffusion (Jackson et al. 2024): the behaviour's trajectories, moved towards the learning policy's."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.envs.play import Policy
 from dydiff.models.edm import EDMSampler
 from dydiff.models.trajectory_diffusion import TrajectoryDiffusion
-from dydiff.rollout.base import Synthesizer, module_of
-from dydiff.utils.errors import UserError, at_least
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
+from dydiff.utils.errors import at_least
 
 
 class PGD(Synthesizer):
@@ -49,36 +47,29 @@ class PGD(Synthesizer):
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        """See :meth:`Synthesizer.synthesize`; the figure is the mean log-density of the actions, up to a constant.
-
-        Raises:
-            UserError: The policy has no ``log_prob``.
-        """
-        log_prob = getattr(policy, "log_prob", None)
-        if log_prob is None:
-            raise UserError("PGD needs a policy with log_prob(obs, act): an agent's, not recorded actions.")
+        """See :meth:`Synthesizer.synthesize`; the figure is the mean log-density of the actions, up to a constant."""
         model = self.diffusion
         empty = torch.zeros(len(start_obs), model.horizon, model.normalizer.shift.numel(), device=start_obs.device)
 
         def guide(x: Tensor, sigma: float, step: int) -> Tensor:
-            return self._follow(log_prob, x, sigma, step)
+            return self._follow(policy, x, sigma, step)
 
         samples = self.sampler(model.denoise, empty, model.mask, generator, guide=guide if self.guidance > 0 else None)
         obs, act, reward, terminal = model.split(samples)
         act = act.clamp(-1, 1)
-        likelihood = log_prob(obs.flatten(0, 1), act.flatten(0, 1)).unflatten(0, obs.shape[:2])
+        likelihood = policy.log_prob(obs.flatten(0, 1), act.flatten(0, 1)).unflatten(0, obs.shape[:2])
         made = Trajectories.cut(obs, act[:, :-1], reward[:, :-1], terminal[:, :-1] > 0.5)
         return made, {"log_prob": likelihood.mean(1)}
 
-    def _follow(self, log_prob: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: float, step: int) -> Tensor:
+    def _follow(self, policy: LearningPolicy, x: Tensor, sigma: float, step: int) -> Tensor:
         model, total = self.diffusion, self.sampler.num_steps
         schedule = 1 - step / total + self.cosine_guidance * math.sin(math.pi * (step + 1) / total)
         obs, act, _, _ = model.split(model.denoise(x, torch.full((len(x),), sigma, device=x.device)))
         with torch.enable_grad():
             act = act.clamp(-1, 1).requires_grad_()
-            likelihood = log_prob(obs.flatten(0, 1), act.flatten(0, 1)).sum()
+            likelihood = policy.log_prob(obs.flatten(0, 1), act.flatten(0, 1)).sum()
             (gradient,) = torch.autograd.grad(likelihood, act)
         actions = slice(model.obs_dim, model.obs_dim + model.act_dim)
         gradient = gradient * model.normalizer.scale[actions]  # in the model's units

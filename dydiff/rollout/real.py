@@ -1,4 +1,4 @@
-"""Real data in the place of synthetic ones: the paper's motivating experiment (Fig. 1a, Appendix A), and a control."""
+"""Real data in the place of synthetic ones: the paper's motivating experiment (Fig. 1a), and two controls."""
 
 import torch
 from jsonargparse.typing import Path_fr
@@ -7,10 +7,10 @@ from torch import Tensor
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
 from dydiff.data.split import SplitSource
-from dydiff.envs.play import Policy, collect_episodes
-from dydiff.envs.real_rollout import real_rollout
+from dydiff.envs.play import collect_episodes
+from dydiff.envs.real_rollout import real_next_states, real_rollout
 from dydiff.models.reward import RewardModel
-from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 from dydiff.utils.errors import UserError, at_least
 
 
@@ -27,7 +27,7 @@ class RealEnvironment(Synthesizer):
         self.task = source.task
 
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         seed = int(torch.randint(2**31, (), generator=generator, device=start_obs.device))
         num_envs = max(1, len(start_obs) // self.task.episode_limit)  # whole episodes, not their beginnings alone
@@ -58,13 +58,51 @@ class RealRollouts(Synthesizer):
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         device = start_obs.device
         played = real_rollout(self.task, start_obs.cpu(), lambda obs: policy(obs.to(device)).cpu(), self.rollout_length)
         obs, act = (value.to(device) for value in played[:2])
         terminal = self.terminated(obs[:, :-1], act, obs[:, 1:])
         return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal), {}
+
+
+class RealTransitions(Synthesizer):
+    """Another synthesizer's states, actions and rewards, with the real environment's next states and terminals.
+
+    A control, for environments whose simulator can be set to a state (MuJoCo's): it says whether wrong transitions or
+    unlikely states make synthetic data worse than real ones. The valid steps stay those of the other synthesizer, so
+    that both give the same states, actions and returns; a step after a terminal one may be valid here. A velocity that
+    the state shows clipped begins with the clipped value.
+
+    Args:
+        synthesizer: The other synthesizer.
+    """
+
+    def __init__(self, synthesizer: Synthesizer) -> None:
+        super().__init__()
+        self.synthesizer = synthesizer
+        self.rollout_length = synthesizer.rollout_length
+
+    def check(self, policy: LearningPolicy) -> None:
+        self.synthesizer.check(policy)
+
+    def attach(self, source: EpisodeSource) -> None:
+        super().attach(source)
+        self.synthesizer.attach(source)
+        self.task = source.task
+
+    @torch.no_grad()
+    def synthesize(
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Trajectories, dict[str, Tensor]]:
+        made, figures = self.synthesizer.synthesize(policy, start_obs, generator)
+        valid = made.valid & made.obs[:, :-1].isfinite().all(-1) & made.act.isfinite().all(-1)
+        obs, act = made.obs[:, :-1][valid], made.act[valid]
+        followed = real_next_states(self.task, obs.cpu(), act.cpu()).to(obs.device)
+        next_obs, terminal = made.next_obs.clone(), made.terminal.clone()
+        next_obs[valid], terminal[valid] = followed, self.terminated(obs, act, followed)
+        return made._replace(next_obs=next_obs, terminal=terminal), figures
 
 
 class HeldBackData(Synthesizer):
@@ -79,7 +117,7 @@ class HeldBackData(Synthesizer):
         self.held_back = source.held_back().transitions
 
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         count = len(self.held_back.reward)
         rows = torch.randint(count, (len(start_obs),), generator=generator, device=start_obs.device)

@@ -7,10 +7,9 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.envs.play import Policy
 from dydiff.models.edm import EDMSampler
 from dydiff.models.transition_diffusion import TransitionDiffusion
-from dydiff.rollout.base import Synthesizer, module_of
+from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 
 
 class SynthER(Synthesizer):
@@ -39,7 +38,7 @@ class SynthER(Synthesizer):
 
     @torch.no_grad()
     def synthesize(
-        self, policy: Policy, start_obs: Tensor, generator: torch.Generator | None = None
+        self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         made = self.diffusion.sample(len(start_obs), self.sampler, generator)
         if self.terminals == "rule":

@@ -89,6 +89,12 @@ def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[s
     made_by = made_with.get("_class_path", class_path)
     if address(made_by) != address(class_path):
         raise UserError(f"The checkpoint was made by {made_by}, this command trains a {class_path}.")
+    for key, value in made_with.items():
+        if key not in settings and key not in ("obs_dim", "act_dim") and not key.startswith("_"):
+            raise UserError(
+                f"The checkpoint was made with model.{key} {_listed(value)}, an option that {class_path} no longer "
+                "has: resume it with the version that made it, or begin a new run."
+            )
     for key, value in settings.items():
         linked = key in ("obs_dim", "act_dim")
         if key in made_with and not linked and _listed(made_with[key]) != value:
