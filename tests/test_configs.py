@@ -155,7 +155,10 @@ def test_sweeps_of_one_name_agree_on_the_runs_that_they_share(monkeypatch):
 
 
 OPTIONS = {
-    option for document in DOCUMENTS for option in re.findall(r"`(--[^`]+)`", document.read_text()) if " " in option
+    option
+    for document in DOCUMENTS
+    for option in re.findall(r"`(--[^`]+)`", document.read_text())
+    if " " in option and "my_package.fell" not in option
 }
 
 
@@ -184,7 +187,7 @@ def test_every_command_in_the_documents_is_one(document, command, monkeypatch):
         extra = args[args.index("--") + 1 :] if "--" in args else []
         check_trials(yaml.safe_load(Path(args[args.index("--config") + 1]).read_text()), *extra)
     elif verb == "fit":
-        if "runs/" not in command:  # a config that a run has saved
+        if "--config runs/" not in command:  # that of a run
             assert parse_fit([verb, *args]).model.class_path
     else:
         with pytest.raises(SystemExit) as ended:
