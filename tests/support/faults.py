@@ -1,6 +1,6 @@
 """Runs that are killed, and whether they end as one that was left alone.
 
-As a program, ``python tests/faults.py``, it kills ``FAULT_KILLS`` runs (default 50) at random moments.
+As a program, ``python tests/support/faults.py``, it kills ``FAULT_KILLS`` runs (default 50) at random moments.
 """
 
 import multiprocessing
@@ -28,8 +28,8 @@ import dydiff.rollout.dydiff
 import dydiff.utils.checkpoints
 from dydiff.cli import main
 
-TESTS = Path(__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])  # where the fork server finds its modules
+HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])  # where the fork server finds its modules
 
 RUN = ("fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last")
 
