@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from agents import AGENTS
 from conftest import ROOT
 from faults import differences, finish, fork, outcome, start
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities import rank_zero_only
-from test_agents import AGENTS
 from tiny import QUIET, write_run
 from training import random_batches, train
 
