@@ -149,7 +149,7 @@ def test_denoiser_loss_counts_only_open_states_within_the_episode():
     error = (c_skip * (batch.obs + 2 * noise[..., :3]) - batch.obs).square()[:, 1:]
     counted = valid[:, 1:, None].expand_as(error)
     expected = loss_weight(torch.tensor(2.0), sigma_data) * error[counted].mean()
-    torch.testing.assert_close(model._loss_at(*model.clean(batch), sigma, noise), expected)
+    torch.testing.assert_close(model._loss_at(*model.clean_samples(batch), sigma, noise), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -187,7 +187,7 @@ def test_padding_has_no_loss():
     assert torch.equal(*losses)
     # A window of one valid step has none to predict: without it the mean over all others is the same.
     sigma, noise = torch.full((5,), 0.5), torch.randn(5, 8, 5)
-    clean, valid = model.clean(windows)
+    clean, valid = model.clean_samples(windows)
     torch.testing.assert_close(
         model._loss_at(clean, valid, sigma, noise), model._loss_at(clean[:4], valid[:4], sigma[:4], noise[:4])
     )
