@@ -12,7 +12,11 @@ AGENTS = {
     "cql-lagrange": (CQL, {"target_action_gap": 1.0, "max_backup": True}, None),
     "cql-unweighted": (CQL, {"importance_sampling": False, "num_sampled_actions": 3}, None),
     "diffql": (DiffQL, {"ema_start": 0, "ema_every": 1}, {"q_coef": 20.0}),
-    "diffql-recovered": (DiffQL, {"ema_start": 0, "ema_every": 1, "recovered_action": True}, {"q_coef": 20.0}),
+    "diffql-recovered": (
+        DiffQL,
+        {"ema_start": 0, "ema_every": 1, "recovered_action": True, "critic_activation": "mish"},
+        {"q_coef": 20.0},
+    ),
     "diffql-max-q": (DiffQL, {"ema_start": 0, "ema_every": 1, "max_q_backup": True, "max_grad_norm": 1.0}, None),
 }
 
