@@ -20,7 +20,7 @@ demo: install  ## TD3BC + DyDiff on the dataset that ships with the repository, 
 	$(RUN_DEMO)
 
 demo-base: install  ## the same agent without synthetic data
-	$(RUN_DEMO) --rollout configs/rollout/base.yaml
+	$(RUN_DEMO) --rollout null
 
 test: install  ## the test suite, without the tests marked slow, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.cli.lightning_cli import AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
+from dydiff.cli import fits
+from dydiff.cli.lightning_cli import COMMANDS as RUN_COMMANDS
+from dydiff.cli.lightning_cli import parse
 from dydiff.cli.parser import Parser, user_error
 from dydiff.data.source import EpisodeSource
 from dydiff.report.command import report
@@ -50,7 +53,8 @@ def analyze(name: str, args: Sequence[str]) -> None:
         load_agent(made.agent, made.checkpoint, made.source.task)
     elif made.get("checkpoint") is not None:
         raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.TD3BC, say.")
-    parts.train_and_load(train_part)
+    fits.train_missing(parts)
+    parts.load()
     measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "parts_seed")})
 
 
@@ -67,7 +71,7 @@ def _analysis_parser(name: str, measure: Callable[..., None]) -> Parser:
 
 
 def _analysis_parts(config: Namespace) -> Parts:
-    return Parts(make_source(config.source), config.source, config.runs_dir, parse_fit, config.parts_seed)
+    return Parts(make_source(config.source), config.source, config.runs_dir, parse, config.parts_seed)
 
 
 def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
@@ -82,8 +86,8 @@ def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
             config = _analysis_parser(name, _function_of("analyze", name)).parse_args(list(args[2:]))
             parts = _analysis_parts(config)
         else:
-            config = parse_fit(args)
-            parts = parts_of(config, make_source(config.data.init_args.source))
+            config = parse(args)
+            parts = fits.models_of(config, make_source(config.data.init_args.source))
         parts.source.load()
         for path in config_paths(config):
             parts.add(path)
@@ -122,8 +126,6 @@ def run_report(args: Sequence[str]) -> None:
     report(**parser.parse_args(list(args)))
 
 
-COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {"analyze": analyze, "collect": collect}
-OTHERS: dict[str, Callable[[Sequence[str]], None]] = {"sweep": run_sweep, "report": run_report}
 _FOLDERS = {"analyze": ("dydiff.analysis", ""), "collect": ("dydiff.collect", "collect_")}
 
 
@@ -139,7 +141,7 @@ def _summary(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").partition("Args:")[0].strip()
 
 
-def _run_command(command: str, args: Sequence[str]) -> None:
+def _run_function(command: str, run: Callable[[str, Sequence[str]], None], args: Sequence[str]) -> None:
     """Run ``<command> <what> ...``.
 
     Raises:
@@ -151,7 +153,7 @@ def _run_command(command: str, args: Sequence[str]) -> None:
         for known, function in functions_of(command).items():
             print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
         raise SystemExit(0)
-    COMMANDS[command](name, args[1:])
+    run(name, args[1:])
 
 
 def _function_of(command: str, name: str) -> Callable[..., Any]:
@@ -188,7 +190,6 @@ def _quieten() -> None:
     """Drop what Lightning and torch say that no user of a run can act on."""
     for message in (
         ".*does not have many workers.*",  # batches are gathered, not loaded
-        ".*args parameter is intended to run from within Python.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*sync_dist=True.*",  # what is logged is pooled over ranks already
         ".*random_state is deprecated.*",  # rliable's own call
@@ -203,6 +204,42 @@ def _no_advice(record: logging.LogRecord) -> bool:
     return not any(advice in record.getMessage() for advice in ("Tip:", "`weights_only` was not set"))
 
 
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "fit": fits.fit,
+    "validate": partial(fits.score, "validate"),
+    "test": partial(fits.score, "test"),
+    "sweep": run_sweep,
+    "report": run_report,
+    "analyze": partial(_run_function, "analyze", analyze),
+    "collect": partial(_run_function, "collect", collect),
+}
+_SUMMARIES = RUN_COMMANDS | {
+    "sweep": "Many runs, on Ray Tune.",
+    "report": "Tables and plots of runs.",
+    "analyze": "Measure synthetic data.",
+    "collect": "Make a dataset.",
+}
+
+
+def _run(args: Sequence[str]) -> None:
+    """Run a command line.
+
+    Raises:
+        UserError: There is no such command.
+    """
+    name = args[0] if args else ""
+    if name in ("-h", "--help"):
+        print("usage: python -m dydiff COMMAND --config FILE [--OPTION VALUE ...]\n")
+        for command, summary in _SUMMARIES.items():
+            print(f"{command:10} {summary}")
+        print("\npython -m dydiff COMMAND --help lists the options of a command.")
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        wrong = f"There is no command '{name}'." if name else "Which command?"
+        raise UserError(wrong + did_you_mean(name, COMMANDS, len(COMMANDS)))
+    COMMANDS[name](args[1:])
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -215,19 +252,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _quieten()
     try:
-        arguments = sys.argv[1:] if args is None else list(args)
-        if arguments and arguments[0] in COMMANDS:
-            _run_command(arguments[0], arguments[1:])
-        elif arguments and arguments[0] in OTHERS:
-            OTHERS[arguments[0]](arguments[1:])
-        elif not arguments or (not arguments[0].startswith("-") and arguments[0] not in DyDiffCLI.subcommands()):
-            known = (*DyDiffCLI.subcommands(), *COMMANDS, *OTHERS)
-            named = f"There is no command '{arguments[0]}'." if arguments else "Which command?"
-            raise UserError(named + did_you_mean(arguments[0] if arguments else "", known, len(known)))
-        else:
-            DyDiffCLI(arguments)
-    except AlreadyTrained as nothing_to_do:
-        show_line(str(nothing_to_do))
+        _run(sys.argv[1:] if args is None else args)
     except SIGTERMException:  # Lightning's, which without a code would pass for success
         print("error: Asked to end (SIGTERM). Go on with --ckpt_path last.", file=sys.stderr)
         return 128 + signal.SIGTERM

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, Path_fr
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from dydiff.data.source import EpisodeSource
@@ -180,22 +180,11 @@ class Parts(list[Part]):
             self.append(known)
         return known
 
-    def train_and_load(self, run: Callable[[list[str]], object]) -> dict[str, float]:
-        """Train by ``run(command)`` what no earlier run has trained, and load all weights.
-
-        Returns:
-            Seconds of each part that had to be trained.
-        """
-        seconds, missing = {}, [part for part in self if not part.trained]
+    def load(self) -> None:
+        """Load the weights of all, once they are trained."""
         for part in self:
-            if not part.trained:
-                rank_zero_info(f"Training {part.name}, {missing.index(part) + 1} of {len(missing)} ...")
-                begin = time.perf_counter()
-                run(list(part.command))
-                seconds[part.name] = time.perf_counter() - begin
             assert part.module is not None
             load_weights(part.module, part.weights)
-        return seconds
 
 
 def make_source(config: Namespace) -> EpisodeSource:
@@ -215,7 +204,7 @@ def check_part(name: str, config: Namespace) -> None:
     Raises:
         UserError: It has a rollout or a logger of its own, or would keep no weights.
     """
-    if class_of(config.rollout) is not Callback:
+    if config.rollout is not None:
         raise UserError("A model that is trained by itself takes no --rollout: that is for agents.")
     if not is_default(config.trainer.logger):
         raise UserError("A part logs into its own folder, where runs look for it: leave trainer.logger out.")
@@ -249,9 +238,9 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         "trainer": shaping(settings)["trainer"],
     }
     for options in (shape["model"].get("init_args") or {}, shape["data"]):
-        for name, default in _ADDED_LATER.items():
-            if options.get(name, ...) == default:
-                del options[name]
+        for argument, default in _ADDED_LATER.items():
+            if options.get(argument, ...) == default:
+                del options[argument]
     key = hashlib.sha256(json.dumps(addressed(shape), sort_keys=True, default=str).encode()).hexdigest()[:10]
     folder, ending = Path(runs_dir, "parts"), f"{source.name}-{key}"
     return min(folder.glob(f"[!.]*-{glob.escape(ending)}"), default=folder / f"{name}-{ending}")
