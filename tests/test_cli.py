@@ -53,7 +53,7 @@ def scalars(version, name="run"):
 
 
 def parts():
-    return {path.name.split("-")[0]: path for path in Path("runs/parts").glob("[!.]*")}
+    return {path.name.split("-")[0]: path for path in Path("runs/pretrained").glob("[!.]*")}
 
 
 def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
@@ -101,7 +101,7 @@ def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     write_dataset((30, 40, 20, 35), name="other.hdf5", seed=5)
     shutil.move("other.hdf5", "hopper.hdf5")  # the same name, other numbers
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
-    trained = [path for path in Path("runs/parts").iterdir() if (path / "weights.pt").is_file()]
+    trained = [path for path in Path("runs/pretrained").iterdir() if (path / "weights.pt").is_file()]
     assert len(trained) == 3
 
 
@@ -139,7 +139,7 @@ def test_an_interrupted_part_is_not_taken_for_a_trained_one(place):
 
 def test_rollout_switch_replaces_the_kind_of_data_whole(place):
     assert fit("--rollout", "null") == 0
-    assert not Path("runs/parts").exists()
+    assert not Path("runs/pretrained").exists()
     assert not any(tag.startswith("rollout/") for tag in scalars(0))
     args = ["fit", "--config", str(CONFIGS / "demo.yaml")]
     config = parse([*args, "--rollout=null", "--rollout", str(CONFIGS / "rollout/autoregressive.yaml")])
@@ -367,7 +367,7 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert fit() == 0
     logged = scalars(0)["eval/score"][-1][1]
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
-    shutil.rmtree("runs/parts")  # scoring needs no part
+    shutil.rmtree("runs/pretrained")  # scoring needs no part
     capsys.readouterr()
     assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     told = capsys.readouterr().out
@@ -375,7 +375,7 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert shown == pytest.approx(logged, rel=1e-5)
     assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     assert "eval/score" in capsys.readouterr().out
-    assert not Path("runs/parts").exists() and not Path("config.yaml").exists()
+    assert not Path("runs/pretrained").exists() and not Path("config.yaml").exists()
 
 
 def test_the_run_that_is_scored_is_the_one_that_is_named(place, capsys, caplog):
@@ -407,6 +407,20 @@ def test_a_part_is_found_by_what_it_is(place):
     assert main([*den, "--name", "mine"]) == 0
     assert fit("--trainer.max_epochs=1") == 0
     assert sorted(parts()) == ["dyn", "mine", "rew"]
+
+
+def test_a_model_of_an_earlier_version_is_found(place, capsys):
+    """Its folder was runs/parts then, and the option of its seed --parts_seed."""
+    assert fit("--trainer.max_epochs=1", "--pretrained_seed=1") == 0
+    Path("runs/pretrained").rename("runs/parts")
+    saved = Path("runs/run/version_0/config.yaml")
+    saved.write_text(saved.read_text().replace("pretrained_seed: 1", "parts_seed: 1"))
+    capsys.readouterr()
+    assert fit("--parts_seed=1", "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    assert capsys.readouterr().out.count("reuse") == 3
+    assert not Path("runs/pretrained").exists() and weights(0)["num_updates"] == 12
+    assert main(["fit", "--config", str(saved), "--pretrained_seed=0", "--ckpt_path=last"]) == 2
+    assert "made with pretrained_seed 1, this command says 0" in capsys.readouterr().err
 
 
 def test_a_film_shows_the_first_scored_episode(place):
@@ -644,9 +658,9 @@ def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
     write_yaml(Path("error.yaml"), {
         "source": source, "synthesizers": {"draft": draft, "clipped": clipped}, "holdout_fraction": 0.5})  # fmt: skip
     for seed in ("0", "1"):
-        made = ["--parts_seed", seed, "--out", f"errors/{seed}"]
+        made = ["--pretrained_seed", seed, "--out", f"errors/{seed}"]
         assert main(["analyze", "horizon_error", "--config", "error.yaml", *made]) == 0
-    assert len([path for path in Path("runs/parts").iterdir() if path.name.startswith("dyn-")]) == 2
+    assert len([path for path in Path("runs/pretrained").iterdir() if path.name.startswith("dyn-")]) == 2
     table = ["analyze", "error_table", "--folder", "errors", "--reference", "draft", "--out", "table.md"]
     assert main(table) == 0
     read = [

@@ -22,7 +22,7 @@ from dydiff.cli.parser import Parser, user_error
 from dydiff.data.source import EpisodeSource
 from dydiff.report.command import report
 from dydiff.rollout.base import Synthesizer
-from dydiff.run.pretraining import Parts, make_source
+from dydiff.run.pretraining import PretrainedModels, make_source
 from dydiff.run.settings import config_paths
 from dydiff.sweep.command import sweep
 from dydiff.utils import distributed
@@ -39,29 +39,29 @@ def functions_of(command: str) -> dict[str, Callable[..., Any]]:
 
 
 def analyze(name: str, args: Sequence[str]) -> None:
-    """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
+    """``analyze <what>``: measure synthetic data, with the pretrained models trained or found as for ``fit``."""
     measure = _function_of("analyze", name)
     if "source" not in inspect.signature(measure).parameters:  # it is of what other analyses wrote
         _call(measure, _parser("analyze", name, measure), args)
         return
     parser = _analysis_parser(name, measure)
     config = parser.parse_args(list(args))
-    parts = _analysis_parts(config)
-    parser.add_instantiator(parts.make_synthesizer, Synthesizer)
+    models = _analysis_models(config)
+    parser.add_instantiator(models.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
-    if made.get("agent") is not None:  # what is wrong with it is told before parts are trained
+    if made.get("agent") is not None:  # what is wrong with it is said before models are trained
         load_agent(made.agent, made.checkpoint, made.source.task)
     elif made.get("checkpoint") is not None:
         raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.TD3BC, say.")
-    fits.train_missing(parts)
-    parts.load()
-    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "parts_seed")})
+    fits.train_missing(models)
+    models.load()
+    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "pretrained_seed")})
 
 
 def _analysis_parser(name: str, measure: Callable[..., None]) -> Parser:
     parser = _parser("analyze", name, measure)
     takes = inspect.signature(measure).parameters
-    Parts.add_arguments(parser)
+    PretrainedModels.add_arguments(parser)
     parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
     if "agent" in takes:
         parser.add_subclass_arguments(Agent, "agent", required=takes["agent"].default is takes["agent"].empty)
@@ -70,12 +70,12 @@ def _analysis_parser(name: str, measure: Callable[..., None]) -> Parser:
     return parser
 
 
-def _analysis_parts(config: Namespace) -> Parts:
-    return Parts(make_source(config.source), config.source, config.runs_dir, parse, config.parts_seed)
+def _analysis_models(config: Namespace) -> PretrainedModels:
+    return PretrainedModels(make_source(config.source), config.source, config.runs_dir, parse, config.pretrained_seed)
 
 
-def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
-    """Settings of a command, and the parts that it needs, without running it.
+def check(args: Sequence[str]) -> tuple[Namespace, PretrainedModels]:
+    """Settings of a command, and the pretrained models that it needs, without running it.
 
     Raises:
         UserError: A wrong setting, or a dataset that cannot be had.
@@ -84,16 +84,16 @@ def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
         if args[0] == "analyze":
             name = args[1] if len(args) > 1 else ""
             config = _analysis_parser(name, _function_of("analyze", name)).parse_args(list(args[2:]))
-            parts = _analysis_parts(config)
+            models = _analysis_models(config)
         else:
             config = parse(args)
-            parts = fits.models_of(config, make_source(config.data.init_args.source))
-        parts.source.load()
+            models = fits.models_of(config, make_source(config.data.init_args.source))
+        models.source.load()
         for path in config_paths(config):
-            parts.add(path)
+            models.add(path)
     except Exception as error:
         raise user_error(error) or error from None
-    return config, parts
+    return config, models
 
 
 def run_sweep(args: Sequence[str]) -> None:

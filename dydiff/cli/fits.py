@@ -23,7 +23,7 @@ from dydiff.envs.video import check_video, save_video
 from dydiff.models.base import PretrainedModule
 from dydiff.run.folders import claim_version, find_last, find_to_score
 from dydiff.run.loggers import loggers_of, without_files
-from dydiff.run.pretraining import Part, Parts, check_part, make_source, part_directory
+from dydiff.run.pretraining import PretrainedModel, PretrainedModels, check_pretraining, make_source, model_directory
 from dydiff.run.settings import check_settings, class_of, plain
 from dydiff.run.summary import show_plan, show_result
 from dydiff.utils.checkpoints import check_weights, publish, read_checkpoint
@@ -163,10 +163,10 @@ class PretrainingFit:
     """
 
     def __init__(self, config: Namespace) -> None:
-        check_part(config.name, config)
+        check_pretraining(config.name, config)
         self.config = config
         self.source = make_source(config.data.init_args.source)
-        self.model = Part(config.name, part_directory(config.name, config, self.source, config.runs_dir))
+        self.model = PretrainedModel(config.name, model_directory(config.name, config, self.source, config.runs_dir))
 
     def run(self) -> bool:
         """Train the model and publish its weights, unless they exist. Waits while another run trains it.
@@ -174,7 +174,7 @@ class PretrainingFit:
         Returns:
             Whether it was trained here.
         """
-        with self.model.alone():
+        with self.model.lock():
             if self.model.trained:
                 return False
             path = None if self.config.ckpt_path == "last" else self.config.ckpt_path  # it always resumes its last
@@ -260,17 +260,19 @@ def _fit(made: DyDiffCLI, checkpoint: _Checkpoint | None) -> float:
     return time.perf_counter() - begin
 
 
-def models_of(config: Namespace, source: EpisodeSource) -> Parts:
+def models_of(config: Namespace, source: EpisodeSource) -> PretrainedModels:
     """The pretrained models of a run, none of them found yet; they are trained on the run's own devices."""
     machine = {key: config.trainer[key] for key in _MACHINE if config.trainer[key] is not None}
     options = tuple(
         f"--trainer.{key}={value if isinstance(value, str) else json.dumps(plain(value))}"
         for key, value in machine.items()
     )
-    return Parts(source, config.data.init_args.source, config.runs_dir, parse, config.parts_seed, options)
+    return PretrainedModels(
+        source, config.data.init_args.source, config.runs_dir, parse, config.pretrained_seed, options
+    )
 
 
-def train_missing(models: Parts) -> dict[str, float]:
+def train_missing(models: PretrainedModels) -> dict[str, float]:
     """Train the models that no earlier run has trained.
 
     Returns:

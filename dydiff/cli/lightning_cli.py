@@ -13,7 +13,7 @@ from dydiff.cli.acceleration import COMPILE_FROM
 from dydiff.cli.parser import ConfigFile, Parser
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.rollout.base import Synthesizer
-from dydiff.run.pretraining import Parts
+from dydiff.run.pretraining import PretrainedModels
 from dydiff.run.settings import class_of, make_absolute
 from dydiff.utils.checkpoints import WholeCheckpointIO
 from dydiff.utils.errors import UserError
@@ -43,7 +43,7 @@ def make_parser(command: str) -> Parser:
     parser.set_defaults({f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()})
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(OfflineDataModule, "data", subclass_mode=True)
-    Parts.add_arguments(parser)
+    PretrainedModels.add_arguments(parser)
     parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
     parser.add_argument(
         "--compile",
@@ -94,7 +94,7 @@ class DyDiffCLI(LightningCLI):
         models: Puts modules, still untrained, in the place of the configs that a synthesizer names.
     """
 
-    def __init__(self, command: str, config: Namespace, models: Parts | None = None) -> None:
+    def __init__(self, command: str, config: Namespace, models: PretrainedModels | None = None) -> None:
         self._given = make_parser(command), config
         if models is not None:
             self._given[0].add_instantiator(models.make_synthesizer, Synthesizer)

@@ -74,12 +74,14 @@ def _replacing(args: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for position, argument in enumerate(args):
         option, equals, _ = argument.partition("=")
-        spelled = re.sub(r"^--data\.source", "--data.init_args.source", option).removeprefix("--")
+        name = option.removeprefix("--") if option.startswith("--") else ""
+        name = re.sub(r"^data\.source", "data.init_args.source", name)
+        given = [argument] if equals else list(args[position : position + 2])
         for key in _REPLACED:
-            if spelled == key:
-                found[key] = [argument] if equals else list(args[position : position + 2])
-            elif key in found and spelled.startswith((f"{key}.", f"{key}+")):
-                found[key] += [argument] if equals else list(args[position : position + 2])
+            if name == key:
+                found[key] = given
+            elif key in found and name.startswith((f"{key}.", f"{key}+")):
+                found[key] += given
     return found
 
 

@@ -61,6 +61,8 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     defined, files by their names: where a checkout or a dataset is does not matter.
     """
     kept = shaping(settings)
+    if "parts_seed" in kept:
+        kept["pretrained_seed"] = kept.pop("parts_seed")
     if "rollout" in kept and (kept["rollout"] or {}).get("class_path") in (None, _NO_ROLLOUT):
         kept["rollout"] = {"class_path": None}
     return {key: value for key, value in _flat(kept) if not key.startswith("trainer.callbacks")}
@@ -182,7 +184,7 @@ def addressed(settings: Any) -> Any:
 
 
 def config_paths(settings: Any) -> Iterator[Path]:
-    """The paths of parts' configs anywhere in parsed settings, which ``--config`` itself is not."""
+    """The paths of models' configs anywhere in parsed settings, which ``--config`` itself is not."""
     if isinstance(settings, Path_fr):
         yield Path(settings.absolute)
     elif isinstance(settings, (Namespace, dict)):
