@@ -130,7 +130,7 @@ def test_preconditioning_keeps_unit_variance(sigma):
 
 
 def test_draft_noise_0_takes_the_drafts_own_error_for_the_noise():
-    """Gaussian data of deviation 2, drafts with errors of deviation 0.7: the result is the posterior mean, at its variance.
+    """Gaussian data of deviation 2, drafts with errors of deviation 0.7: the result is the posterior mean.
 
     With noise of the same size on top, the error is larger by exactly what that noise leaves.
     """

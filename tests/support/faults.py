@@ -99,8 +99,10 @@ def finish(folder, **kwargs):
 
 def outcome(folder):
     """What a run leaves: the published parts, the last checkpoint's state, and all metrics but times."""
-    parts = {path.parent.name: _load(path)["state_dict"] for path in sorted(folder.glob("runs/parts/*/weights.pt"))}
-    logs = {path.name: scalars(path) for path in sorted(folder.glob("runs/parts/[!.]*"))}
+    parts = {
+        path.parent.name: _load(path)["state_dict"] for path in sorted(folder.glob("runs/pretrained/*/weights.pt"))
+    }
+    logs = {path.name: scalars(path) for path in sorted(folder.glob("runs/pretrained/[!.]*"))}
     (last,) = folder.glob("runs/run/version_*/checkpoints/last.ckpt")
     state = {key: _load(last)[key] for key in ("state_dict", "optimizer_states", "MixedDataModule", "global_step")}
     return {"parts": parts, "part metrics": logs, **state, "metrics": scalars(last.parent.parent)}

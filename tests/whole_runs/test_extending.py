@@ -13,7 +13,7 @@ from dydiff.data.d4rl import D4RLSource
 from dydiff.report.runs import longest, read_runs
 
 STANDING = ("--rollout.synthesizer", "outside.Standing", "--rollout.filter", "outside.Newest")
-BASE = ("--rollout", "lightning.pytorch.callbacks.Callback")
+BASE = ("--rollout", "null")
 
 
 def fit(*options):
