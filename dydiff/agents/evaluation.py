@@ -18,6 +18,9 @@ from dydiff.envs.play import NormalizedScore, Policy, play_episodes
 from dydiff.utils import distributed
 from dydiff.utils.seeding import SeededModule
 
+SCORES = tuple(f"eval/{name}" for name in ("score", "score_std", "return", "return_std", "length"))
+"""The names that an evaluation logs."""
+
 
 class EvaluatedModule(SeededModule, ABC):
     """A module whose policy plays the episodes that its data module names the seeds of; it logs over its updates.

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from dydiff.agents.base import Agent, check_task
 from dydiff.cli.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
 from dydiff.cli.parser import NO_ROLLOUT, Parser
+from dydiff.cli.preflight import check_command
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.data.source import EpisodeSource
 from dydiff.envs.video import check_video, save_video
@@ -82,12 +83,6 @@ class DyDiffCLI(LightningCLI):
             args=list(args),
         )
 
-    def _set_seed(self) -> None:
-        seed = self._get(self.config, "seed_everything")
-        if seed is False or seed < 0:
-            raise UserError(f"seed_everything must be 0 or more, or true for a random one, not {str(seed).lower()}.")
-        super()._set_seed()
-
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
@@ -136,6 +131,7 @@ class DyDiffCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         config = self.config[self.config.subcommand]
+        check_command(config, self.config.subcommand)
         self.name = config.get("name") or (Path(str(config.config[0])).stem if config.get("config") else "run")
         self.checkpoint, self.version = None, None
         if config.get("ckpt_path") == "last":
