@@ -30,16 +30,16 @@ from dydiff.data.source import EpisodeSource
 from dydiff.envs.video import check_video, save_video
 from dydiff.models.base import PretrainedModule
 from dydiff.rollout.base import Synthesizer
-from dydiff.run.folders import claim_version, find_last, find_to_score
+from dydiff.run.folders import alone, claim_version, find_last, find_to_score, throwaway
 from dydiff.run.loggers import loggers_of, without_files
 from dydiff.run.pretraining import Part, Parts, check_part, make_source, part_directory
 from dydiff.run.settings import check_settings, class_of, make_absolute, plain
 from dydiff.run.summary import show_plan, show_result
-from dydiff.utils.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint
+from dydiff.utils.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint, save
 from dydiff.utils.console import show_line
 from dydiff.utils.errors import UserError
 
-_INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+_INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "fast_dev_run")
 
 
 class AlreadyTrained(Exception):
@@ -164,6 +164,11 @@ class DyDiffCLI(LightningCLI):
         if config.trainer.logger is False:
             raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
         config.name = self.name
+        if config.trainer.fast_dev_run:
+            is_agent = not issubclass(class_of(config.model), PretrainedModule)
+            config.runs_dir = self._until_exit.enter_context(throwaway(config.runs_dir, with_models=is_agent))
+        elif self.version is not None:
+            self._until_exit.enter_context(alone(Path(config.runs_dir, self.name, f"version_{self.version}")))
         make_absolute(config.rollout)
         if issubclass(class_of(config.model), PretrainedModule):
             check_part(self.name, config)
@@ -251,6 +256,7 @@ class DyDiffCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 version = claim_version(folder)
                 self.claimed = folder / f"version_{version}"
+                self._until_exit.enter_context(alone(self.claimed))
         return loggers_of(self._config.trainer.logger, self.trainer.loggers, folder / f"version_{version}", purge_step)
 
     def after_fit(self) -> None:
@@ -259,10 +265,15 @@ class DyDiffCLI(LightningCLI):
             return
         if self.part is not None:
             self._publish(self.part, seconds)
+        elif self._config.trainer.fast_dev_run:
+            show_line("fast_dev_run: every stage has run; nothing is kept.")
         elif self.trainer.is_global_zero:
             show_result(self.trainer, self.log_dir, self.seconds, seconds)
 
     def _publish(self, part: Part, seconds: float) -> None:
+        if self._config.trainer.fast_dev_run:  # nothing was compared
+            save({"state_dict": self.model.state_dict()}, part.weights)
+            return
         best = next(each for each in self.trainer.checkpoint_callbacks if getattr(each, "monitor", None))
         assert isinstance(best, ModelCheckpoint)
         if best.best_model_score is None:

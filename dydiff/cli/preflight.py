@@ -37,6 +37,8 @@ def check_command(config: Namespace, subcommand: str) -> None:
     check_seed("parts_seed", config.parts_seed)
     if config.trainer.barebones:
         raise UserError("trainer.barebones switches off the logs and checkpoints that every run has: leave it out.")
+    if config.trainer.fast_dev_run and config.trainer.num_nodes > 1:
+        raise UserError("fast_dev_run writes to a folder of one machine: try the run out without trainer.num_nodes.")
     check_loggers(config.trainer.logger)
     model = class_of(config.model)
     if issubclass(model, Agent):
@@ -113,7 +115,8 @@ def check_monitors(config: Namespace, model: type) -> None:
     if not issubclass(model, (Agent, PretrainedModule)):
         return
     known = SCORES if issubclass(model, Agent) else model.holdout_names
-    closed = all(_is_ours(kind) for kind in (model, *_callback_classes(config), class_of(config.rollout)))
+    rollout = () if config.rollout is None else (class_of(config.rollout),)
+    closed = all(_is_ours(kind) for kind in (model, *_callback_classes(config), *rollout))
     for entry in config.trainer.callbacks or []:
         monitor = (entry.get("init_args") or {}).get("monitor")
         if not issubclass(class_of(entry), (EarlyStopping, ModelCheckpoint)) or monitor in (None, "epoch", "step"):

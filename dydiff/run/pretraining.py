@@ -84,7 +84,7 @@ class Part:
             lock.acquire()
         try:
             with replacing(owner) as part:
-                part.write_text(_run_id())
+                part.write_text(run_id())
             yield
         finally:
             owner.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ class Part:
     def _follow(self, owner: Path) -> None:
         """Wait until the part is trained, or this run's first rank holds it."""
         parent, holder = os.getppid(), None
-        while holder != _run_id() and not self.trained:
+        while holder != run_id() and not self.trained:
             time.sleep(0.1)
             with suppress(FileNotFoundError):
                 holder = owner.read_text()
@@ -101,7 +101,7 @@ class Part:
                 raise UserError("The process that began this training has died.")
 
 
-def _run_id() -> str:
+def run_id() -> str:
     """The same in all ranks of a run, whoever has launched them, and in no other run."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
     launched = "-".join(os.environ[name] for name in names if name in os.environ)
@@ -241,6 +241,7 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
     settings = plain(config)
     callbacks = [each for each in config.trainer.callbacks or [] if not issubclass(class_of(each), ProgressBar)]
     settings["trainer"]["callbacks"] = plain(callbacks)
+    settings["trainer"]["fast_dev_run"] = False  # it only tries a training out
     shape = {
         "dataset": source.load().fingerprint,
         "seed": settings["seed_everything"],

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Column, Table
 
 from dydiff.data.source import EpisodeSource
@@ -27,6 +28,15 @@ def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> N
     )
 
 
+def _logs(trainer: L.Trainer, log_dir: str) -> str:
+    """How to see what each logger wrote."""
+    ways = {TensorBoardLogger: f"tensorboard --logdir {log_dir}", CSVLogger: str(Path(log_dir, "metrics.csv"))}
+    kinds = [type(logger) for logger in trainer.loggers]
+    return ", ".join(
+        next((way for base, way in ways.items() if issubclass(kind, base)), kind.__name__) for kind in kinds
+    )
+
+
 def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float], fit_seconds: float) -> None:
     """Score, where checkpoint and logs are, and the time of each stage.
 
@@ -44,7 +54,7 @@ def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float]
     checkpoint = Path(log_dir, "checkpoints", "last.ckpt")
     size = f"{checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB" if checkpoint.is_file() else "none"
     table.add_row("checkpoint", size)
-    table.add_row("logs", f"tensorboard --logdir {log_dir}")
+    table.add_row("logs", _logs(trainer, log_dir))
     shares = {name: metrics.get(f"seconds/{name}", 0.0) for name in ("rollout", "evaluation")}
     shares["checkpoints"] = sum(getattr(callback, "seconds", 0.0) for callback in trainer.checkpoint_callbacks)
     stages = part_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
