@@ -82,6 +82,12 @@ class SyntheticRollout(L.Callback):
             with torch.no_grad():
                 agent.q_value(torch.zeros(1, agent.obs_dim), torch.zeros(1, agent.act_dim))
 
+    def on_save_checkpoint(self, trainer: L.Trainer, agent: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rollout_seconds"] = self.seconds
+
+    def on_load_checkpoint(self, trainer: L.Trainer, agent: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint.get("rollout_seconds", 0.0)
+
     def setup(self, trainer: L.Trainer, agent: L.LightningModule, stage: str) -> None:
         assert isinstance(agent, Agent)
         if stage == "fit":

@@ -1,9 +1,11 @@
 """Settings that Lightning would refuse late or with a traceback: one line, exit code 2, and nothing is left behind."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +20,7 @@ from dydiff.cli.parser import user_error
 from dydiff.data.d4rl import D4RLSource
 from dydiff.envs.play import NormalizedScore
 from dydiff.models.dynamics import DynamicsEnsemble
+from dydiff.models.reward import RewardModel
 from dydiff.utils.console import pip_install
 from dydiff.utils.errors import UserError
 
@@ -190,3 +193,102 @@ def test_csv_logger_needs_no_folder(place):
 def test_lightning_is_not_changed_for_others(tmp_path):
     """CSVLogger still takes its folder by position."""
     assert L.pytorch.loggers.CSVLogger(tmp_path, "name").log_dir == str(tmp_path / "name/version_0")
+
+
+BASE = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
+
+
+def scalars(folder):
+    events = EventAccumulator(folder).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize(("epochs", "every", "count"), [(2, 5, 1), (3, 2, 2), (4, 2, 2)])
+def test_a_training_ends_with_a_score(place, capsys, epochs, every, count):
+    lengths = [f"--trainer.max_epochs={epochs}", f"--trainer.check_val_every_n_epoch={every}"]
+    assert main(["fit", "--config", "run.yaml", *QUIET, BASE, *lengths]) == 0
+    assert "normalised score" in capsys.readouterr().out
+    assert len(scalars("runs/run/version_0")["eval/score"]) == count
+
+
+def test_results_of_validate_and_test_are_files(place, capsys):
+    command = ["--config", "run.yaml", *QUIET]
+    assert main(["fit", *command, BASE, "--trainer.max_epochs=1"]) == 0
+    trained = scalars("runs/run/version_0")
+    checkpoint = "--ckpt_path=runs/run/version_0/checkpoints/last.ckpt"
+    assert main(["validate", *command, checkpoint]) == 0
+    assert "Written to" in capsys.readouterr().out
+    result = json.loads(Path("runs/run/version_0/validate.json").read_text())
+    assert result["eval/score"] == pytest.approx(trained["eval/score"][0])
+    assert result["eval/return"] == pytest.approx(trained["eval/return"][0])
+    assert (result["agent"], result["num_updates"], result["env_id"]) == ("TD3BC", 6, "Hopper-v4")
+    assert main(["test", *command, checkpoint, "--out=results/mine.json"]) == 0
+    assert json.loads(Path("results/mine.json").read_text())["command"] == "test"
+    assert not Path("runs/run/version_0/test.json").exists()
+    Path("elsewhere.ckpt").write_bytes(Path("runs/run/version_0/checkpoints/last.ckpt").read_bytes())
+    before = sorted(Path(".").rglob("*"))
+    assert main(["test", *command, "--ckpt_path=elsewhere.ckpt"]) == 0
+    assert sorted(Path(".").rglob("*")) == before
+
+
+def test_a_return_is_not_called_a_normalised_score(place, capsys):
+    """Where an environment has no range of scores."""
+    dims = {"obs_dim": 3, "act_dim": 1}
+    random = np.random.default_rng(0)
+    arrays = {"observations": random.normal(size=(120, dims["obs_dim"])), "rewards": random.normal(size=120),
+              "actions": random.uniform(-1, 1, (120, dims["act_dim"])), "terminals": np.zeros(120, bool),
+              "timeouts": np.arange(120) % 40 == 39}  # fmt: skip
+    np.savez(
+        "pendulum.npz", **{key: value.astype("f4" if value.dtype != bool else bool) for key, value in arrays.items()}
+    )
+    source = ["--data.source.path=pendulum.npz", "--data.source.env_id=Pendulum-v1"]
+    command = ["--config", "run.yaml", *QUIET, *source]
+    assert main(["fit", *command, BASE, "--trainer.max_epochs=1"]) == 0
+    said = capsys.readouterr().out
+    assert "return" in said and "normalised" not in said
+    assert main(["test", *command, "--ckpt_path=runs/run/version_0/checkpoints/last.ckpt"]) == 0
+    result = json.loads(Path("runs/run/version_0/test.json").read_text())
+    assert "eval/return" in result and "eval/score" not in result
+
+
+def test_times_continue_after_a_break(place):
+    """They never fall, and the sum of a resumed run has the seconds before the break."""
+    command = ["fit", "--config", "run.yaml", *QUIET]
+    assert main([*command, "--trainer.max_epochs=2"]) == 0
+    path = "runs/run/version_0/checkpoints/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["evaluation_seconds"], saved["rollout_seconds"], saved["fit_seconds"] = 1000.0, 2000.0, 4000.0
+    torch.save(saved, path)
+    assert main([*command, "--trainer.max_epochs=4", "--ckpt_path=last"]) == 0
+    after = scalars("runs/run/version_0")
+    assert 1000 < after["seconds/evaluation"][-1] < 1500 and 2000 < after["seconds/rollout"][-1] < 2500
+    saved = torch.load(path, weights_only=True)
+    assert 4000 < saved["fit_seconds"] < 4500
+    for name in ("evaluation", "rollout"):
+        seconds = after[f"seconds/{name}"]
+        assert seconds == sorted(seconds) and saved[f"{name}_seconds"] == pytest.approx(seconds[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("option", "threads"), [([], 1), (["--threads=2"], 2)])
+def test_threads_of_a_command(place, capsys, monkeypatch, option, threads):
+    """1 on the CPU unless said otherwise, in the models' training too; what was set before is set again after it."""
+    seen = set()
+    step = TD3BC.training_step, RewardModel.training_step
+
+    def noting(kind, original):
+        def training_step(self, *args):
+            seen.add((kind, torch.get_num_threads()))
+            return original(self, *args)
+
+        return training_step
+
+    monkeypatch.setattr(TD3BC, "training_step", noting("agent", step[0]))
+    monkeypatch.setattr(RewardModel, "training_step", noting("model", step[1]))
+    torch.set_num_threads(3)
+    try:
+        assert main(["fit", "--config", "run.yaml", *QUIET, *option, "--trainer.max_epochs=1"]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert seen == {("agent", threads), ("model", threads)}
+    assert f"Threads of torch: {threads}." in capsys.readouterr().out

@@ -32,7 +32,7 @@ class EvaluatedModule(SeededModule, ABC):
         num_updates: Gradient updates so far, an int64 scalar; the x-axis of every log.
         overlap_evaluation: Whether the training goes on while its evaluations' episodes are played on the CPU. Then a
             score is logged, at its own ``num_updates``, when the next evaluation begins or the training ends.
-        evaluation_seconds: For which a training has waited so far.
+        evaluation_seconds: For which a training has waited so far, over all its resumptions.
     """
 
     overlap_evaluation: bool = False
@@ -88,6 +88,12 @@ class EvaluatedModule(SeededModule, ABC):
     def on_train_start(self) -> None:
         self._begin_due()
 
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        is_last = self.current_epoch + 1 == self.trainer.max_epochs
+        if is_last and self.trainer.check_val_every_n_epoch is not None:
+            self.trainer.check_val_every_n_epoch = 1  # a training always ends with a score
+
     def on_train_end(self) -> None:
         self.end_evaluation()
 
@@ -117,8 +123,10 @@ class EvaluatedModule(SeededModule, ABC):
             checkpoint["evaluation_due"] = True  # who goes on from here plays its episodes, with the same weights
         else:
             self.end_evaluation()
+        checkpoint["evaluation_seconds"] = self.evaluation_seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
         self._due = checkpoint.get("evaluation_due", False)
 
     @property
@@ -132,7 +140,9 @@ class EvaluatedModule(SeededModule, ABC):
         self._pending = None
         scores = {f"eval/{name}": float(value) for name, value in self.score.compute().items()}
         self.score.reset()
-        return scores | {"seconds/evaluation": self.evaluation_seconds}
+        if self.trainer.state.fn == "fit":
+            scores["seconds/evaluation"] = self.evaluation_seconds
+        return scores
 
 
 class _Evaluation:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.agents.base import Agent, check_task
-from dydiff.cli.acceleration import COMPILE_FROM, pays_to_compile, pays_to_overlap_evaluation
+from dydiff.cli import acceleration
 from dydiff.cli.parser import NO_ROLLOUT, Parser
 from dydiff.cli.preflight import check_command
 from dydiff.data.datamodules import OfflineDataModule
@@ -34,7 +34,7 @@ from dydiff.run.folders import alone, claim_version, find_last, find_to_score, t
 from dydiff.run.loggers import loggers_of, without_files
 from dydiff.run.pretraining import Part, Parts, check_part, make_source, part_directory
 from dydiff.run.settings import check_settings, class_of, make_absolute, plain
-from dydiff.run.summary import show_plan, show_result
+from dydiff.run.summary import show_plan, show_result, write_scores
 from dydiff.utils.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint, save
 from dydiff.utils.console import show_line
 from dydiff.utils.errors import UserError
@@ -98,6 +98,8 @@ class DyDiffCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument("--out", type=Path | None, help="JSON file of the result; null: in the run's folder.")
         if subcommand == "test":
             parser.add_argument("--video", type=Path | None, help="A GIF or MP4 file for the first of the episodes.")
         return parser
@@ -110,12 +112,7 @@ class DyDiffCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         Parts.add_arguments(parser)
         parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
-        parser.add_argument(
-            "--compile",
-            type=bool | Literal["auto"],
-            default="auto",
-            help=f"Compile the agent's updates; auto: where there are at least {COMPILE_FROM:,} and a compiler.",
-        )
+        acceleration.add_arguments(parser)
         parser.add_subclass_arguments(
             L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
         )
@@ -190,6 +187,7 @@ class DyDiffCLI(LightningCLI):
         plugins = trainer.plugins or []
         trainer.plugins = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
         made = super().instantiate_trainer(**kwargs)
+        self._until_exit.callback(torch.set_num_threads, acceleration.set_threads(self._config.threads, made))
         self.datamodule.check_ranks(made.world_size)
         if self.checkpoint is not None:
             path, name = self._config.ckpt_path, type(self.model).__name__
@@ -202,8 +200,15 @@ class DyDiffCLI(LightningCLI):
         if self._config.video is not None:
             check_video(self._config.video, self.source.task)
 
+    def after_validate(self) -> None:
+        """The result as a file."""
+        config = self._config
+        if self.trainer.is_global_zero and not config.trainer.fast_dev_run:
+            write_scores(self.trainer, str(self.subcommand), Path(config.ckpt_path), config.out)
+
     def after_test(self) -> None:
-        """The film of the episode with which the evaluation begins."""
+        """The result as a file, and the film of the episode with which the evaluation begins."""
+        self.after_validate()
         path = self._config.video
         if path is None or not self.trainer.is_global_zero:
             return
@@ -229,15 +234,9 @@ class DyDiffCLI(LightningCLI):
         # Whether parts were trained or found must not change the agent.
         L.seed_everything(self._config.seed_everything, verbose=False)
         if self.part is None:
-            self._accelerate(self.model, self._config.compile)
-        self.begin = time.perf_counter()
-
-    def _accelerate(self, agent: Agent, compiles: bool | str) -> None:
-        if compiles == "auto":
             num_updates = (self.trainer.max_epochs or 0) * self._config.data.init_args.updates_per_epoch
-            compiles = pays_to_compile(self.trainer, num_updates)
-        agent.compile_backend = "inductor" if compiles else None
-        agent.overlap_evaluation |= pays_to_overlap_evaluation(self.trainer)
+            acceleration.accelerate(self.model, self.trainer, self._config.compile, num_updates)
+        self.begin = time.perf_counter()
 
     def _loggers(self) -> list[Logger]:
         """Those in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
@@ -314,7 +313,7 @@ def parse_fit(args: Sequence[str]) -> Namespace:
 def parts_of(config: Namespace, source: EpisodeSource) -> Parts:
     """The parts of a run, none of them found yet; they are trained on the run's own devices."""
     machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
-    options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
+    options = (f"--threads={config.threads}", *(f"--trainer.{key}={_text(value)}" for key, value in machine.items()))
     return Parts(source, config.data.init_args.source, config.runs_dir, parse_fit, config.parts_seed, options)
 
 
