@@ -15,6 +15,7 @@ from dydiff.agents.td3bc import TD3BC
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
+from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
 from dydiff.run.folders import alone
@@ -230,3 +231,23 @@ def test_a_run_with_csv_alone_names_its_own_files(place, capsys):
     assert Path("runs/run/version_0/metrics.csv").is_file()
     assert main(command) == 0
     assert "tensorboard --logdir runs/run/version_1" in capsys.readouterr().out
+
+
+class NaNOverHoldout(RewardModel):
+    """A model whose error over the holdout cannot be computed."""
+
+    def holdout_metrics(self, batch):
+        return {"loss": torch.tensor(float("nan"))}
+
+
+def test_a_model_whose_holdout_loss_is_never_finite_is_not_published(place, capsys):
+    """pytorch-lightning #2636: its checkpoint callback keeps NaN as infinity."""
+    part = yaml.safe_load(Path("pretrain/den.yaml").read_text())
+    reward = yaml.safe_load(Path("pretrain/rew.yaml").read_text())
+    reward["model"]["class_path"] = "test_faults.NaNOverHoldout"
+    reward["trainer"]["callbacks"] = part["trainer"]["callbacks"]
+    write_yaml(Path("pretrain/nan.yaml"), reward)
+    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    assert main(["fit", "--config", "pretrain/nan.yaml", *source, *QUIET, "--trainer.max_epochs=2"]) == 2
+    assert "'holdout/loss' never was a finite number" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("weights.pt"))

@@ -275,8 +275,8 @@ class DyDiffCLI(LightningCLI):
             return
         best = next(each for each in self.trainer.checkpoint_callbacks if getattr(each, "monitor", None))
         assert isinstance(best, ModelCheckpoint)
-        if best.best_model_score is None:
-            raise UserError(f"'{part.name}' kept no best weights: its ModelCheckpoint never saw '{best.monitor}'.")
+        if best.best_model_score is None or not best.best_model_score.isfinite():  # Lightning keeps NaN as infinity
+            raise UserError(f"'{part.name}' kept no best weights: '{best.monitor}' never was a finite number.")
         if self.trainer.is_global_zero:
             publish(Path(best.best_model_path), part.weights)
             loss = float(best.best_model_score)
