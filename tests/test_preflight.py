@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -77,6 +79,9 @@ def error_of(capsys, *args):
         ("--ckpt_path=https://example.org/last.ckpt", "A checkpoint must be a file of this machine"),
         ("--trainer.strategy=deepspeed", "deepspeed"),
         ("--trainer.val_check_interval=7", "val_check_interval"),
+        ("--name=../out", "--name ../out is no folder of runs in runs_dir"),
+        ("--name=/out", "--name /out is no folder of runs in runs_dir"),
+        ("--name=parts/mine", "--name parts/mine is no folder of runs in runs_dir"),
         ("--trainer.profiler=nothing", "profiler"),
     ],
 )  # fmt: skip
@@ -292,3 +297,13 @@ def test_threads_of_a_command(place, capsys, monkeypatch, option, threads):
         torch.set_num_threads(1)
     assert seen == {("agent", threads), ("model", threads)}
     assert f"Threads of torch: {threads}." in capsys.readouterr().out
+
+
+def test_a_dataset_that_is_being_written_is_named(place, capsys):
+    """h5py #1101, PyTables #888: HDF5 locks a file that is open for writing."""
+    code = "import h5py, sys; f = h5py.File('hopper.hdf5', 'r+'); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"open\n"
+        error = error_of(capsys, "fit", "--config", "run.yaml")
+        writer.stdin.close()
+    assert "hopper.hdf5 is open for writing in another process" in error

@@ -33,6 +33,7 @@ def check_command(config: Namespace, subcommand: str) -> None:
     Raises:
         UserError: One cannot.
     """
+    check_name(config.name)
     check_seed("seed_everything", config.seed_everything)
     check_seed("parts_seed", config.parts_seed)
     if config.trainer.barebones:
@@ -47,6 +48,17 @@ def check_command(config: Namespace, subcommand: str) -> None:
         _check_pretrained(config, model.__name__)
     if subcommand == "fit":
         check_monitors(config, model)
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a name whose folder would not be in ``runs_dir``, or be that of the pretrained models.
+
+    Raises:
+        UserError: It is such a name.
+    """
+    parts = Path(name or "").parts
+    if Path(name or "").is_absolute() or ".." in parts or parts[:1] == ("parts",):
+        raise UserError(f"--name {name} is no folder of runs in runs_dir: give a name, or change --runs_dir.")
 
 
 def check_seed(name: str, seed: Any) -> None:
