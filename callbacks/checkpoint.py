@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,7 +17,8 @@ class LastCheckpoint(Checkpoint):
         every_n_epochs: Epochs from one save to the next; the last is saved, too, whatever ends the training.
 
     Attributes:
-        seconds: Spent on saving so far.
+        seconds: Spent on saving so far, over all resumptions of the training.
+        earlier_seconds: Of the training before it was resumed.
 
     Raises:
         UserError: ``every_n_epochs`` is less than 1.
@@ -25,7 +27,19 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, every_n_epochs: int = 1) -> None:
         at_least(1, every_n_epochs=every_n_epochs)
         self.every_n_epochs = every_n_epochs
-        self.seconds = 0.0
+        self.seconds, self.earlier_seconds = 0.0, 0.0
+        self._begin = time.perf_counter()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin = time.perf_counter()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["checkpoint_seconds"] = self.seconds
+        checkpoint["fit_seconds"] = self.earlier_seconds + time.perf_counter() - self._begin
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint.get("checkpoint_seconds", 0.0)
+        self.earlier_seconds = checkpoint.get("fit_seconds", 0.0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Only here is an epoch whole: from an end of validation, Lightning would validate again.

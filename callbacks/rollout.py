@@ -82,6 +82,12 @@ class SyntheticRollout(L.Callback):
         """
         self.synthesizer.check(agent.policy(sample=False))
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rollout_seconds"] = self.seconds
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint.get("rollout_seconds", 0.0)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             data = _data_of(trainer)

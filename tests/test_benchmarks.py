@@ -9,6 +9,7 @@ from conftest import ROOT
 sys.path.append(str(ROOT))
 
 from benchmarks.harness import MatrixProducts, measure
+from benchmarks.threads import work
 
 
 def test_the_floor_is_the_products_of_the_work():
@@ -30,3 +31,8 @@ def test_ratios_are_those_of_the_medians(capsys):
     assert (floor.per_second, slow.per_second) == (10, 5)
     assert slow.ratio_to_floor == pytest.approx(0.5) and slow.ratio_to_naive_lightning is None
     assert "0.50 of floor" in capsys.readouterr().out
+
+
+def test_threads_are_measured_by_updates_per_second():
+    speeds = work(threads=1, count=2)
+    assert set(speeds) == {"dynamics", "agent"} and all(speed > 0 for speed in speeds.values())

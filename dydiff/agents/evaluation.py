@@ -14,6 +14,9 @@ from dydiff.envs.play import NormalizedScore, Policy, play_episodes
 from dydiff.utils import distributed
 from dydiff.utils.seeding import SeededModule
 
+SCORES = tuple(f"eval/{name}" for name in ("score", "score_std", "return", "return_std", "length"))
+"""The names that an evaluation logs."""
+
 
 class EvaluatedModule(SeededModule, ABC):
     """A module whose policy plays the episodes that its data module names the seeds of; it logs over its updates.
@@ -23,7 +26,7 @@ class EvaluatedModule(SeededModule, ABC):
 
     Attributes:
         num_updates: Gradient updates so far, an int64 scalar; the x-axis of every log.
-        evaluation_seconds: Spent in evaluations so far.
+        evaluation_seconds: Spent in evaluations so far, over all resumptions of the training.
     """
 
     num_updates: Tensor
@@ -72,7 +75,21 @@ class EvaluatedModule(SeededModule, ABC):
     def on_validation_epoch_end(self) -> None:
         scores = {f"eval/{name}": float(value) for name, value in self.score.compute().items()}
         self.score.reset()
-        self.log_metrics(scores | {"seconds/evaluation": self.evaluation_seconds})
+        if self.trainer.state.fn == "fit":
+            scores["seconds/evaluation"] = self.evaluation_seconds
+        self.log_metrics(scores)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        is_last = self.current_epoch + 1 == self.trainer.max_epochs
+        if is_last and self.trainer.check_val_every_n_epoch is not None:
+            self.trainer.check_val_every_n_epoch = 1  # a training always ends with a score
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["evaluation_seconds"] = self.evaluation_seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)

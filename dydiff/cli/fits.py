@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,35 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from dydiff.agents.base import Agent, check_task
 from dydiff.cli.lightning_cli import DyDiffCLI, parse
+from dydiff.cli.threads import torch_threads
 from dydiff.data.source import EpisodeSource
 from dydiff.envs.video import check_video, save_video
 from dydiff.models.base import PretrainedModule
-from dydiff.run.folders import claim_version, find_last, find_to_score
+from dydiff.run.folders import alone, claim_version, find_last, find_to_score, throwaway
 from dydiff.run.loggers import loggers_of, without_files
 from dydiff.run.pretraining import PretrainedModel, PretrainedModels, check_pretraining, make_source, model_directory
 from dydiff.run.settings import check_settings, class_of, plain
-from dydiff.run.summary import show_plan, show_result
-from dydiff.utils.checkpoints import check_weights, publish, read_checkpoint
+from dydiff.run.summary import show_plan, show_result, write_scores
+from dydiff.utils.checkpoints import check_weights, publish, read_checkpoint, save
 from dydiff.utils.console import show_line
 from dydiff.utils.errors import UserError
 
-_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "fast_dev_run")
 
 
 def fit(args: Sequence[str]) -> None:
     """Train an agent, or a model by itself."""
     config = parse(["fit", *args])
-    if not issubclass(class_of(config.model), PretrainedModule):
-        AgentFit(config).run()
-        return
-    model_fit = PretrainingFit(config)
-    if not model_fit.run():
-        show_line(f"Already trained: {model_fit.model.weights}. Delete it to train it again.")
+    is_agent = not issubclass(class_of(config.model), PretrainedModule)
+    with ExitStack() as stack:
+        if config.trainer.fast_dev_run:
+            config.runs_dir = stack.enter_context(throwaway(config.runs_dir, with_models=is_agent))
+        if is_agent:
+            AgentFit(config).run()
+            return
+        model_fit = PretrainingFit(config)
+        if not model_fit.run():
+            show_line(f"Already trained: {model_fit.model.weights}. Delete it to train it again.")
 
 
 def score(command: str, args: Sequence[str]) -> None:
@@ -58,7 +64,10 @@ def score(command: str, args: Sequence[str]) -> None:
     if video is not None:
         check_video(video, source.task)
     options = {"ckpt_path": checkpoint.path, "verbose": config.verbose, "weights_only": config.weights_only}
-    getattr(made.trainer, command)(made.model, datamodule=made.datamodule, **options)
+    with torch_threads(config.threads, made.trainer):
+        getattr(made.trainer, command)(made.model, datamodule=made.datamodule, **options)
+    if made.trainer.is_global_zero and not config.trainer.fast_dev_run:
+        write_scores(made.trainer, command, checkpoint.path, config.out)
     if video is not None and made.trainer.is_global_zero:
         seed, agent = made.datamodule.test_seed, made.model
         policy = agent.policy(agent.sample_eval_actions, torch.Generator(agent.device).manual_seed(seed))
@@ -99,12 +108,13 @@ class AgentFit:
         models = models_of(self.config, source)
         made = DyDiffCLI("fit", self.config, models)  # its synthesizer holds untrained modules
         self._check(made, source)
-        if made.trainer.is_global_zero:
-            show_plan(models, self.config.name, source, self.folder)
-        seconds = train_missing(models)
-        models.load()
         try:
-            self._train(made, seconds)
+            with torch_threads(self.config.threads, made.trainer):
+                if made.trainer.is_global_zero:
+                    show_plan(models, self.config.name, source, self.folder)
+                seconds = train_missing(models)
+                models.load()
+                self._train(made, seconds)
         except Exception:
             if self.claimed is not None and made.trainer.global_step == 0:  # nothing was trained
                 shutil.rmtree(self.claimed, ignore_errors=True)
@@ -122,27 +132,34 @@ class AgentFit:
 
     def _train(self, made: DyDiffCLI, model_seconds: dict[str, float]) -> None:
         trainer, agent = made.trainer, made.model
-        trainer.loggers = self._loggers(trainer)
-        log_dir = str(trainer.log_dir)  # must be read on every rank: Lightning broadcasts it
         agent.compile_updates = self.config.compile
-        seconds = _fit(made, self.checkpoint)
-        if trainer.is_global_zero and not trainer.interrupted:
+        folder = self._run_folder(trainer)
+        with alone(folder):
+            trainer.loggers = self._loggers(trainer, folder)
+            log_dir = str(trainer.log_dir)  # must be read on every rank: Lightning broadcasts it
+            seconds = _fit(made, self.checkpoint)
+        if self.config.trainer.fast_dev_run:
+            show_line("fast_dev_run: every stage has run; nothing is kept.")
+        elif trainer.is_global_zero and not trainer.interrupted:
             show_result(trainer, log_dir, model_seconds, seconds)
 
-    def _loggers(self, trainer: L.Trainer) -> list[Logger]:
-        """In the folder of the run that is resumed, or in one that no other run has taken."""
-        version, purge_step = self.version, None
+    def _run_folder(self, trainer: L.Trainer) -> Path:
+        """That of the run that is resumed, or one that no other run has taken."""
+        version = self.version
         if version is None:
-            version = 0
+            version = claim_version(self.folder) if trainer.is_global_zero else 0
             if trainer.is_global_zero:
-                version = claim_version(self.folder)
                 self.claimed = self.folder / f"version_{version}"
-        else:
+        return self.folder / f"version_{version}"
+
+    def _loggers(self, trainer: L.Trainer, folder: Path) -> list[Logger]:
+        """The loggers, all of which write into the run's folder."""
+        purge_step = None
+        if self.version is not None:
             assert self.checkpoint is not None
             purge_step = self.checkpoint.purge_step
-            for partial in self.folder.glob(f"version_{version}/checkpoints/*.part"):  # of a process that has died
+            for partial in folder.glob("checkpoints/*.part"):  # of a process that has died
                 partial.unlink(missing_ok=True)
-        folder = self.folder / f"version_{version}"
         return loggers_of(self.config.trainer.logger, trainer.loggers, folder, purge_step)
 
 
@@ -185,8 +202,11 @@ class PretrainingFit:
             made.trainer.loggers = [
                 TensorBoardLogger(directory, "", "", default_hp_metric=False, purge_step=purge_step)
             ]
-            seconds = _fit(made, checkpoint)
-            if not made.trainer.interrupted:
+            with torch_threads(self.config.threads, made.trainer):
+                seconds = _fit(made, checkpoint)
+            if self.config.trainer.fast_dev_run:  # no epochs were compared
+                save({"state_dict": made.model.state_dict()}, self.model.weights)
+            elif not made.trainer.interrupted:
                 self._publish(made.trainer, seconds)
         return True
 
@@ -194,8 +214,8 @@ class PretrainingFit:
         name, weights = self.model.name, self.model.weights
         best = next(each for each in trainer.checkpoint_callbacks if getattr(each, "monitor", None))
         assert isinstance(best, ModelCheckpoint)
-        if best.best_model_score is None:
-            raise UserError(f"'{name}' kept no best weights: its ModelCheckpoint never saw '{best.monitor}'.")
+        if best.best_model_score is None or not best.best_model_score.isfinite():  # Lightning keeps NaN as infinity
+            raise UserError(f"'{name}' kept no best weights: '{best.monitor}' never was a finite number.")
         if trainer.is_global_zero:
             publish(Path(best.best_model_path), weights)
             loss = float(best.best_model_score)
@@ -257,9 +277,12 @@ def _fit(made: DyDiffCLI, checkpoint: _Checkpoint | None) -> float:
 def models_of(config: Namespace, source: EpisodeSource) -> PretrainedModels:
     """The pretrained models of a run, none of them found yet; they are trained on the run's own devices."""
     machine = {key: config.trainer[key] for key in _MACHINE if config.trainer[key] is not None}
-    options = tuple(
-        f"--trainer.{key}={value if isinstance(value, str) else json.dumps(plain(value))}"
-        for key, value in machine.items()
+    options = (
+        f"--threads={config.threads}",
+        *(
+            f"--trainer.{key}={value if isinstance(value, str) else json.dumps(plain(value))}"
+            for key, value in machine.items()
+        ),
     )
     return PretrainedModels(
         source, config.data.init_args.source, config.runs_dir, parse, config.pretrained_seed, options

@@ -6,17 +6,18 @@ from typing import Any, Literal
 
 import lightning as L
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 from dydiff.agents.optimization import COMPILE_FROM
 from dydiff.cli.parser import ConfigFile, Parser
+from dydiff.cli.preflight import check_command
 from dydiff.data.datamodules import OfflineDataModule
 from dydiff.rollout.base import Synthesizer
 from dydiff.run.pretraining import PretrainedModels
 from dydiff.run.settings import class_of, make_absolute
 from dydiff.utils.checkpoints import WholeCheckpointIO
-from dydiff.utils.errors import UserError
 
 COMMANDS = {
     "fit": "Train an agent, after the models that its rollout needs and that no earlier run has trained; or one model.",
@@ -51,6 +52,12 @@ def make_parser(command: str) -> Parser:
         default="auto",
         help=f"Compile the agent's updates; auto: where there are at least {COMPILE_FROM:,} and a compiler.",
     )
+    parser.add_argument(
+        "--threads",
+        type=PositiveInt | Literal["auto"],
+        default="auto",
+        help="Threads of torch's operators on the CPU; auto: 1 where the CPU trains, torch's default elsewhere.",
+    )
     parser.add_subclass_arguments(
         Callback,
         "rollout",
@@ -61,6 +68,8 @@ def make_parser(command: str) -> Parser:
     parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
     parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
     parser.add_method_arguments(L.Trainer, command, skip=_NOT_OPTIONS)
+    if command != "fit":
+        parser.add_argument("--out", type=Path | None, help="JSON file of the result; null: in the run's folder.")
     if command == "test":
         parser.add_argument("--video", type=Path | None, help="A GIF or MP4 file for the first of the episodes.")
     return parser
@@ -73,15 +82,13 @@ def parse(args: Sequence[str]) -> Namespace:
         UserError: An option or a config is wrong.
     """
     config = make_parser(args[0]).parse_args(args[1:])
-    seed = config.seed_everything
-    if seed is False or seed < 0:
-        raise UserError(f"seed_everything must be 0 or more, or true for a random one, not {str(seed).lower()}.")
     config.name = config.name or (Path(str(config.config[0])).stem if config.config else "run")
     if config.rollout is not None:
         if class_of(config.rollout) is Callback:  # what stood for none in earlier versions
             config.rollout = None
         else:
             make_absolute(config.rollout)
+    check_command(config, args[0])
     return config
 
 

@@ -12,6 +12,7 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dydiff.cli.preflight import library_error
 from dydiff.run.settings import arguments_of, class_at, make_absolute
 from dydiff.utils.errors import UserError, did_you_mean
 
@@ -97,6 +98,8 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         known = {known for known in known_keys if known.count(".") <= key.count(".")}
         return f"Unknown key '{key}'.{did_you_mean(key, known)}"
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    if where == "seed_everything":
+        return "seed_everything must be a whole number, or true for a random one."
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
         suggestion = did_you_mean(unknown[1], arguments_of(classes[-1])) if classes and "." in classes[-1] else ""
@@ -125,10 +128,11 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
 
 def user_error(error: BaseException | None) -> UserError | None:
     """What the user can mend, however deep a library has wrapped it; Lightning's own misconfigurations, too."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        if isinstance(error, MisconfigurationException):
-            return UserError(" ".join(str(error).split()))
-        error = error.__cause__ or error.__context__
-    return None
+    cause = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, MisconfigurationException):
+            return UserError(" ".join(str(cause).split()))
+        cause = cause.__cause__ or cause.__context__
+    return None if error is None else library_error(error)

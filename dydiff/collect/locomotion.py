@@ -14,6 +14,7 @@ from dydiff.data.tasks import TASKS, Task
 from dydiff.envs import make_env
 from dydiff.envs.play import collect_episodes, play_episodes
 from dydiff.utils.checkpoints import check_weights, load, save
+from dydiff.utils.console import pip_install
 from dydiff.utils.errors import UserError, at_least
 
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d")
@@ -99,7 +100,7 @@ class Training:
         try:
             from stable_baselines3 import SAC
         except ImportError:
-            raise UserError("collect locomotion needs Stable-Baselines3: pip install -e '.[collect]'.") from None
+            raise UserError(f"collect locomotion needs Stable-Baselines3: {pip_install('collect')}.") from None
         self.task = task
         self.max_steps = max_steps
         self.check_every = check_every

@@ -105,6 +105,8 @@ class D4RLSource(EpisodeSource):
                 with h5py.File(path) as file:
                     env_id = env_id or file.attrs.get("env_id")
                     contacts = file.attrs.get("mujoco2_contacts")
+            except BlockingIOError:
+                raise UserError(f"{path} is open for writing in another process: close it there first.") from None
             except _UNREADABLE as error:
                 raise UserError(f"{path} is not a readable HDF5 file ({error}). Download or copy it again.") from None
         if env_id is None:
@@ -203,6 +205,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path}: '{key}' holds {array.dtype}, not numbers.")
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused for that
                 arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
+    except BlockingIOError:
+        raise UserError(f"{path} is open for writing in another process: close it there first.") from None
     except _UNREADABLE as error:
         raise UserError(f"{path} is not a readable HDF5 or NPZ file ({error}). Download or copy it again.") from None
     for key in ("rewards", "terminals", "timeouts"):

@@ -12,6 +12,7 @@ from dydiff.data.episodes import Episodes, Transitions
 from dydiff.data.gym_tasks import task_of, to_unit_actions
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.utils.console import pip_install
 from dydiff.utils.errors import UserError, first_line
 
 
@@ -64,7 +65,7 @@ def _open(dataset: str) -> Any:
     try:
         import minari
     except ImportError:
-        raise UserError("Minari datasets need its package: pip install -e '.[minari]'.") from None
+        raise UserError(f"Minari datasets need its package: {pip_install('minari')}.") from None
     try:
         return minari.load_dataset(dataset, download=True)
     except Exception as error:  # it passes on whatever its storage and its remote raise

@@ -69,6 +69,11 @@ class Task:
     act_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     env_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def has_score_range(self) -> bool:
+        """Whether a score is normalised; from 0 to 100 it is the return itself."""
+        return (self.score_min, self.score_max) != (0.0, 100.0)
+
 
 HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, hopper_fell, -20.272305, 3234.3)
 HALFCHEETAH = Task("halfcheetah", "HalfCheetah-v4", 17, 6, 1000, never, -280.178953, 12135.0)

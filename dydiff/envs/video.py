@@ -12,6 +12,7 @@ import torch
 from dydiff.data.tasks import Task
 from dydiff.envs.make import make_env
 from dydiff.envs.play import Policy
+from dydiff.utils.console import pip_install
 from dydiff.utils.errors import UserError, first_line
 from dydiff.utils.files import replacing
 
@@ -31,7 +32,7 @@ def check_video(path: Path, task: Task) -> None:
         try:
             import imageio_ffmpeg  # noqa: F401
         except ModuleNotFoundError:
-            raise UserError("MP4 needs its encoder: pip install -e '.[video]'; GIF needs nothing.") from None
+            raise UserError(f"MP4 needs its encoder: {pip_install('video')}; GIF needs nothing.") from None
     env = _filmed(task, 32)
     env.reset(seed=0)
     _draw(env)

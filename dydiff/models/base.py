@@ -27,7 +27,12 @@ class PretrainedModule(SeededModule, ABC):
         act_dim: Size of an action.
         lr: Adam's learning rate.
         lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
+
+    Attributes:
+        holdout_names: What is logged over the holdout; a callback may monitor it.
     """
+
+    holdout_names: tuple[str, ...] = ("holdout/loss",)
 
     def __init__(
         self, obs_dim: int, act_dim: int, lr: float, lr_schedule: Literal["constant", "cosine"] = "constant"

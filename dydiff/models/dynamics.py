@@ -35,6 +35,7 @@ class DynamicsEnsemble(PretrainedModule):
         UserError: More elites than members, or another number of decays than of layers.
     """
 
+    holdout_names = ("holdout/loss", "holdout/worst_member")
     elites: Tensor
     _chosen: EnsembleMLP
 

@@ -32,7 +32,7 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title
             mean, deviation = curves.mean(0), curves.std(0)
             axes.plot(steps, mean, color=colours[index], label=f"{label} ({len(curves)})")
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colours[index], alpha=0.15, linewidth=0)
-        axes.set(title=dataset, xlabel="updates", ylabel="normalised score")
+        axes.set(title=dataset, xlabel="updates", ylabel="score")
         axes.grid(alpha=0.3)
         axes.legend(
             fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), title="method (seeds)", title_fontsize=8
@@ -53,7 +53,7 @@ def performance_profiles(grouped: Grouped, datasets: Sequence[str], path: Path, 
     for label, colour in zip(scores, _colours(len(scores)), strict=True):
         axes.plot(100 * levels, profiles[label], color=colour, label=label)
         axes.fill_between(100 * levels, *bands[label], color=colour, alpha=0.15, linewidth=0)
-    axes.set(title=title, xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1.02))
+    axes.set(title=title, xlabel="score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)
@@ -101,7 +101,7 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
             axes.axhline(float(np.mean(base)), color="grey", linestyle="--")
         axes.set(title=method, xlabel=key)
         axes.grid(alpha=0.3)
-    figure.axes[0].set(ylabel="normalised score at the end")
+    figure.axes[0].set(ylabel="score at the end")
     figure.suptitle(title)
     save_figure(figure, path)
     return True

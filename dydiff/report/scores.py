@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dydiff.report.runs import BASE, Run
+from dydiff.utils.console import pip_install
 from dydiff.utils.errors import UserError
 
 Grouped = dict[str, dict[str, list[Run]]]
@@ -119,5 +120,5 @@ def rliable() -> tuple[Any, Any]:
     try:
         from rliable import library, metrics
     except ModuleNotFoundError:
-        raise UserError("Reports need rliable: pip install -e '.[report]'.") from None
+        raise UserError(f"Reports need rliable: {pip_install('report')}.") from None
     return library, metrics

@@ -1,11 +1,17 @@
 """The folders ``<runs_dir>/<name>/version_<N>`` of the runs of one name."""
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
 
+from dydiff.run.locks import run_id
 from dydiff.run.settings import comparable, difference
 from dydiff.utils.errors import UserError
 
@@ -29,6 +35,57 @@ def claim_version(folder: Path) -> int:
             version += 1
         else:
             return version
+
+
+@contextmanager
+def alone(folder: Path, seconds: float = 5.0) -> Iterator[None]:
+    """Hold a run's folder, so that no second process trains in it; a process that dies releases it.
+
+    The ranks of one run are one: the first holds the folder for all.
+
+    Args:
+        folder: Of the run.
+        seconds: To wait for a process that is about to end.
+
+    Raises:
+        UserError: Another process trains in it.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        yield
+        return
+    try:
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise UserError(f"Another process trains in {folder}: wait until it ends, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def throwaway(runs_dir: str, with_models: bool) -> Iterator[str]:
+    """A temporary folder in the place of ``runs_dir``, for a run that is to leave nothing behind.
+
+    Args:
+        runs_dir: Folder of all runs; if it is such a temporary one, it is used as it is.
+        with_models: Whether the pretrained models of ``runs_dir`` are in it.
+    """
+    folder = Path(tempfile.gettempdir(), f"dydiff-{run_id()}")
+    if Path(runs_dir) == folder:
+        yield runs_dir
+        return
+    (folder / "pretrained").mkdir(parents=True, exist_ok=True)
+    found = [weights for name in ("pretrained", "parts") for weights in Path(runs_dir, name).glob("[!.]*/weights.pt")]
+    for weights in found if with_models else ():
+        with suppress(FileExistsError):  # another rank was first
+            (folder / "pretrained" / weights.parent.name).symlink_to(weights.parent.absolute())
+    try:
+        yield str(folder)
+    finally:
+        if not getattr(rank_zero_only, "rank", 0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_last(folder: Path, settings: Any) -> tuple[int | None, str | None]:

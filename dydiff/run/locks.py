@@ -42,7 +42,7 @@ def exclusive_lock(path: Path, is_done: Callable[[], bool]) -> Iterator[None]:
         lock.acquire()
     try:
         with replacing(owner) as partial:
-            partial.write_text(_run_id())
+            partial.write_text(run_id())
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def exclusive_lock(path: Path, is_done: Callable[[], bool]) -> Iterator[None]:
 
 def _wait_for_rank_zero(owner: Path, is_done: Callable[[], bool]) -> None:
     parent, holder = os.getppid(), None
-    while holder != _run_id() and not is_done():
+    while holder != run_id() and not is_done():
         time.sleep(0.1)
         with suppress(FileNotFoundError):
             holder = owner.read_text()
@@ -59,7 +59,7 @@ def _wait_for_rank_zero(owner: Path, is_done: Callable[[], bool]) -> None:
             raise UserError("The process that launched this rank has died.")
 
 
-def _run_id() -> str:
+def run_id() -> str:
     """An id shared by all ranks of this run and by no other run, whichever launcher is used."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
     launched = "-".join(os.environ[name] for name in names if name in os.environ)

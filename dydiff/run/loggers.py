@@ -13,6 +13,8 @@ from dydiff.run.settings import class_of, plain
 Configs = Namespace | Sequence[Namespace] | bool | None
 """What ``trainer.logger`` of a parsed config may be; ``None`` and ``True`` stand for the default."""
 _FILES = (TensorBoardLogger, CSVLogger)
+# Lightning's class asks for a folder, which a run replaces by its own: nobody has to name one.
+CSVLogger.__init__.__defaults__ = (".", *CSVLogger.__init__.__defaults__)  # type: ignore[misc]
 
 
 def is_default(configs: Configs) -> bool:
@@ -22,7 +24,7 @@ def is_default(configs: Configs) -> bool:
 
 def without_files(configs: Configs) -> list[Namespace] | bool:
     """What is left of ``trainer.logger`` where there is no run to log into; ``False`` where nothing is."""
-    return [each for each in _listed(configs) if not issubclass(class_of(each), _FILES)] or False
+    return [each for each in listed(configs) if not issubclass(class_of(each), _FILES)] or False
 
 
 def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_step: int | None) -> list[Logger]:
@@ -34,7 +36,7 @@ def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_ste
         folder: The run's own.
         purge_step: Of a run that goes on, the first update whose records are to be forgotten.
     """
-    entries = _listed(configs)
+    entries = listed(configs)
     if not entries:
         return [_in_folder(TensorBoardLogger, {"default_hp_metric": False}, folder, purge_step)]
     files: list[Logger] = [
@@ -60,7 +62,8 @@ def _in_folder(kind: type[Logger], arguments: dict[str, Any], folder: Path, purg
     return kind(**{**arguments, **place})
 
 
-def _listed(configs: Configs) -> list[Namespace]:
+def listed(configs: Configs) -> list[Namespace]:
+    """The loggers that ``trainer.logger`` names."""
     if is_default(configs) or configs is False:
         return []
     return list(configs) if isinstance(configs, (list, tuple)) else [configs]  # type: ignore[list-item]

@@ -188,6 +188,7 @@ def model_directory(name: str, config: Namespace, source: EpisodeSource, runs_di
     settings = plain(config)
     callbacks = [each for each in config.trainer.callbacks or [] if not issubclass(class_of(each), ProgressBar)]
     settings["trainer"]["callbacks"] = plain(callbacks)
+    settings["trainer"]["fast_dev_run"] = False  # it only tries a training out
     shape = {
         "dataset": source.load().fingerprint,
         "seed": settings["seed_everything"],

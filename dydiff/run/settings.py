@@ -27,7 +27,7 @@ _MACHINE_KEYS = {
     "log_every_n_steps",
 }
 # Those of a whole run: its place, what it goes on from, and how its updates are computed.
-_PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile"}
+_PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile", "threads"}
 _NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # what null was in earlier versions
 _FILES = (".yaml", ".yml", ".hdf5", ".npz")
 _PLAIN = (bool, int, float, str, type(None))

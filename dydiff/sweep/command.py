@@ -94,6 +94,8 @@ def _plan(
         settings, parts = check(args)
     except UserError as error:
         raise UserError(f"{trial.name}: {error}") from None
+    if settings.get("seed_everything") is True:
+        raise UserError(f"{trial.name}: seed_everything must be a number in a sweep, whose runs may be started again.")
     folder = Path(runs_dir, sweep, trial.name)
     needs = tuple(part.directory.name for part in parts)
     for part in parts:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dydiff.sweep.jobs import Job
 from dydiff.sweep.worker import run_job
-from dydiff.utils.console import show_line, show_table
+from dydiff.utils.console import pip_install, show_line, show_table
 from dydiff.utils.errors import UserError
 
 _STORE_BYTES = 100_000_000  # of Ray's shared memory; nothing is passed through it
@@ -71,7 +71,7 @@ def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
         import ray
         from ray import tune
     except ModuleNotFoundError:
-        raise UserError("Sweeps need Ray Tune: pip install -e '.[sweep]'.") from None
+        raise UserError(f"Sweeps need Ray Tune: {pip_install('sweep')}.") from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told in the table and at the end
     if not ray.is_initialized():
         here: dict[str, Any] = {}

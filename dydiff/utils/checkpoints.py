@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def load(path: Path, *keys: str) -> dict[str, Any]:
     Raises:
         UserError: There is no such file, or it is damaged, or holds something else.
     """
+    if re.match(r"[a-z]\w+:/", str(path)) and not path.is_file():
+        raise UserError(
+            f"A checkpoint must be a file of this machine, which {path} is not: download it, and name the file."
+        )
     if not path.is_file():
         raise UserError(f"No checkpoint at {path.absolute()}.")
     try:

@@ -37,8 +37,8 @@ def left_behind():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--seed_everything=-3"], "seed_everything must be 0 or more, or true for a random one, not -3."),
-        (["--seed_everything=false"], "seed_everything must be 0 or more, or true for a random one, not false."),
+        (["--seed_everything=-3"], "seed_everything must be from 0 to 4294967295, not -3."),
+        (["--seed_everything=false"], "seed_everything must be from 0 to 4294967295, not false."),
         (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=0"], "needs real transitions to clone"),
         (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=null"], "needs real transitions to clone"),
         (["--trainer.callbacks.init_args.every_n_epochs=0"], "every_n_epochs must be at least 1, not 0."),

@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import tempfile
 from pathlib import Path
 
 import faults
@@ -10,11 +11,14 @@ import torch
 import yaml
 from tiny import QUIET, write_run, write_yaml
 
+from dydiff.agents.td3bc import TD3BC
 from dydiff.cli import main
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
+from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
+from dydiff.run.folders import alone
 from dydiff.utils.checkpoints import read_checkpoint, save
 from dydiff.utils.errors import UserError
 
@@ -162,3 +166,88 @@ def test_values_that_no_reward_explains_end_the_run(place, capsys):
     largest = D4RLSource(path="hopper.hdf5").load().transitions.reward.abs().max() / (1 - 0.99)
     for step, ratio in logged["train/q_bound_ratio"].items():
         assert ratio == pytest.approx(logged["train/target_q_max"][step] / float(largest), rel=1e-5)
+
+
+def _files():
+    return sorted(str(path) for path in Path(".").rglob("*"))
+
+
+@pytest.mark.parametrize("models", ["untrained", "trained"])
+def test_fast_dev_run_leaves_nothing_and_blocks_nothing(place, capsys, models):
+    command = ["fit", "--config", "run.yaml", *QUIET]
+    if models == "trained":
+        assert main([*command, "--trainer.max_epochs=1", "--name=other"]) == 0
+    before = _files()
+    temporary = set(Path(tempfile.gettempdir()).glob("dydiff-*"))
+    assert main([*command, "--trainer.fast_dev_run=true"]) == 0
+    said = capsys.readouterr().out
+    assert "nothing is kept" in said and (said.count("reuse") == (3 if models == "trained" else 0))
+    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    assert main(["fit", "--config", "pretrain/rew.yaml", *source, *QUIET, "--trainer.fast_dev_run=2"]) == 0
+    assert _files() == before
+    assert set(Path(tempfile.gettempdir()).glob("dydiff-*")) == temporary
+    if models == "untrained":
+        assert main([*command, "--ckpt_path=last", "--trainer.max_epochs=1"]) == 0
+        assert Path("runs/run/version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_a_run_that_another_process_trains_is_not_resumed(place, capsys):
+    """Until that process ends, however it ends."""
+    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
+    command = ["fit", "--config", "run.yaml", *QUIET, base]
+    assert main([*command, "--trainer.max_epochs=1"]) == 0
+    resuming = faults.start(place, "evaluation", 1, args=[base, "--trainer.max_epochs=20"])
+    resuming.join(120)
+    assert resuming.exitcode == -9
+    with alone(Path("runs/run/version_0"), seconds=0):  # the dead process has released it
+        assert main([*command, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 2
+        error = capsys.readouterr().err
+        assert "Another process trains in runs/run/version_0" in error and error.count("\n") == 1
+    assert main([*command, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+
+
+def test_a_running_fit_holds_its_folder(place, monkeypatch):
+    """A new run and a resumed one."""
+    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
+    held = []
+
+    def on_train_end(agent):
+        with pytest.raises(UserError, match="Another process trains in"), alone(Path(agent.trainer.log_dir), seconds=0):
+            pass
+        held.append(agent.trainer.log_dir)
+
+    monkeypatch.setattr(TD3BC, "on_train_end", on_train_end)
+    for options in ([], ["--ckpt_path=last", "--trainer.max_epochs=4"]):
+        assert main(["fit", "--config", "run.yaml", *QUIET, base, *options]) == 0
+    assert held == [str(Path("runs/run/version_0"))] * 2
+
+
+def test_a_run_with_csv_alone_names_its_own_files(place, capsys):
+    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
+    command = ["fit", "--config", "run.yaml", *QUIET, base, "--trainer.max_epochs=1"]
+    assert main([*command, "--trainer.logger=CSVLogger"]) == 0
+    said = capsys.readouterr().out
+    assert "runs/run/version_0/metrics.csv" in said and "tensorboard" not in said
+    assert Path("runs/run/version_0/metrics.csv").is_file()
+    assert main(command) == 0
+    assert "tensorboard --logdir runs/run/version_1" in capsys.readouterr().out
+
+
+class NaNOverHoldout(RewardModel):
+    """A model whose error over the holdout cannot be computed."""
+
+    def holdout_metrics(self, batch):
+        return {"loss": torch.tensor(float("nan"))}
+
+
+def test_a_model_whose_holdout_loss_is_never_finite_is_not_published(place, capsys):
+    """pytorch-lightning #2636: its checkpoint callback keeps NaN as infinity."""
+    part = yaml.safe_load(Path("pretrain/den.yaml").read_text())
+    reward = yaml.safe_load(Path("pretrain/rew.yaml").read_text())
+    reward["model"]["class_path"] = "test_faults.NaNOverHoldout"
+    reward["trainer"]["callbacks"] = part["trainer"]["callbacks"]
+    write_yaml(Path("pretrain/nan.yaml"), reward)
+    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    assert main(["fit", "--config", "pretrain/nan.yaml", *source, *QUIET, "--trainer.max_epochs=2"]) == 2
+    assert "'holdout/loss' never was a finite number" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("weights.pt"))
