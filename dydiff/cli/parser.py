@@ -40,9 +40,7 @@ class Parser(LightningArgumentParser):
             args = [f"{each.removesuffix('=None')}=null" if each.endswith("=None") else each for each in args]
         if not self.exit_on_error or args is None:
             return super().parse_args(args, *rest, **options)
-        config = super().parse_args([each for argument in args for each in _replacing(argument)], *rest, **options)
-        _prefer_named_dataset(config, args)
-        return config
+        return super().parse_args([each for argument in args for each in _replacing(argument)], *rest, **options)
 
     def _keys(self) -> list[str]:
         """All keys of this parser and its subcommands."""
@@ -54,20 +52,6 @@ def _replacing(argument: str) -> list[str]:
     """An argument, after those that clear what it is to replace whole."""
     option = argument.partition("=")[0]
     return [*(part for neutral in _WHOLE.get(option, ()) for part in (option, neutral)), argument]
-
-
-def _prefer_named_dataset(config: Namespace, args: Sequence[str]) -> None:
-    """Let a dataset that the command line names take the place of the file that a config names."""
-    named = {
-        match[1]
-        for each in args
-        if (match := re.match(r"--(?:data\.)?(?:init_args\.)?source\.(?:init_args\.)?(dataset|path)\b", each))
-    }
-    settings = config.get(config.get("subcommand") or "", config)
-    source = settings.get("data.init_args.source") or settings.get("source")
-    replaces = named == {"dataset"} and source.init_args.get("path") is not None
-    if replaces and arguments_of(source.class_path)["path"].default is None:  # where a class needs both, it takes both
-        source.init_args.path = None
 
 
 def explain(message: str, known_keys: Iterable[str] = ()) -> str:
@@ -84,7 +68,7 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
-        suggestion = did_you_mean(unknown[1], arguments_of(classes[-1])) if classes and "." in classes[-1] else ""
+        suggestion = _suggest(unknown[1], classes[-1]) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
         module = importlib.import_module(missing[1])
@@ -104,6 +88,15 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
+
+
+def _suggest(key: str, class_path: str) -> str:
+    """The classes of the same kind that have an argument, else the class's own arguments that are near to it."""
+    base = next((base for base in class_at(class_path).__mro__[1:] if inspect.isabstract(base)), None)
+    kinds: list[type] = base.__subclasses__() if base is not None else []
+    siblings = [f"{kind.__module__}.{kind.__name__}" for kind in kinds if kind.__name__ == kind.__qualname__]
+    others = [path.rpartition(".")[2] for path in siblings if key in arguments_of(path)]
+    return f" It is an argument of {', '.join(others)}." if others else did_you_mean(key, arguments_of(class_path))
 
 
 def user_error(error: BaseException | None) -> UserError | None:
