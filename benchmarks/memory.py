@@ -67,13 +67,13 @@ def main() -> None:
             write_dataset(folder / f"{name}.hdf5", size)
         parts = {part: write_part(folder, part) for part in ("denoiser", "dynamics", "reward")}
         agent = ["fit", "--config", "configs/td3bc_hopper_mr.yaml", "--name", "run", "--trainer.max_epochs", "1"]
-        agent += ["--data.updates_per_epoch", "100", "--data.source.terminated", "dydiff.data.tasks.never"]
+        local = ["--data.source", "LocalSource"]
+        agent += ["--data.updates_per_epoch", "100", *local, "--data.source.terminated", "dydiff.data.tasks.never"]
         rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.filter", "null"]
         rollouts += [f"--rollout.init_args.synthesizer.init_args.{part}={path}" for part, path in parts.items()]
-        alone = ["--data.source", "dydiff.data.D4RLSource"]
         for case, args, buffers in (
-            ("denoiser", ["fit", "--config", str(parts["denoiser"]), *alone], 0),
-            ("dynamics", ["fit", "--config", str(parts["dynamics"]), "--data.batches_per_epoch", "null", *alone], 0),
+            ("denoiser", ["fit", "--config", str(parts["denoiser"]), *local], 0),
+            ("dynamics", ["fit", "--config", str(parts["dynamics"]), "--data.batches_per_epoch", "null", *local], 0),
             ("agent", [*agent, "--rollout", "null"], 0),
             ("agent and a full synthetic buffer", [*agent, *rollouts], 1),
         ):

@@ -108,7 +108,7 @@ def collect(name: str, args: Sequence[str]) -> None:
     """``collect <what>``: make a dataset."""
     make = _function_of("collect", name)
     path = _call(make, _parser("collect", name, make), args)
-    show_line(f"Written to {path}; use it with --data.source.path {path}")
+    show_line(f"Written to {path}; use it with --data.source LocalSource --data.source.path {path}")
 
 
 def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **given: Any) -> Any:

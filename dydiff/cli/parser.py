@@ -102,7 +102,7 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         return "seed_everything must be a whole number, or true for a random one."
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
-        suggestion = did_you_mean(unknown[1], arguments_of(classes[-1])) if classes and "." in classes[-1] else ""
+        suggestion = _suggest(unknown[1], classes[-1]) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
         module = importlib.import_module(missing[1])
@@ -124,6 +124,15 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
+
+
+def _suggest(key: str, class_path: str) -> str:
+    """The classes of the same kind that have an argument, else the class's own arguments that are near to it."""
+    base = next((base for base in class_at(class_path).__mro__[1:] if inspect.isabstract(base)), None)
+    kinds: list[type] = base.__subclasses__() if base is not None else []
+    siblings = [f"{kind.__module__}.{kind.__name__}" for kind in kinds if kind.__name__ == kind.__qualname__]
+    others = [path.rpartition(".")[2] for path in siblings if key in arguments_of(path)]
+    return f" It is an argument of {', '.join(others)}." if others else did_you_mean(key, arguments_of(class_path))
 
 
 def user_error(error: BaseException | None) -> UserError | None:

@@ -3,6 +3,7 @@
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
 from dydiff.data.episodes import Batch, Episodes, Trajectories, Transitions, Windows
+from dydiff.data.local import LocalSource
 from dydiff.data.minari import MinariSource
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.source import EpisodeSource
@@ -14,6 +15,7 @@ __all__ = [
     "D4RLSource",
     "EpisodeSource",
     "Episodes",
+    "LocalSource",
     "MinariSource",
     "MixedDataModule",
     "SplitSource",

@@ -1,7 +1,6 @@
 """Minari datasets, local ones and those that Minari downloads."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
@@ -40,6 +39,7 @@ class MinariSource(EpisodeSource):
     ) -> None:
         self.dataset = dataset
         opened = _open(dataset)
+        self._folder = str(opened.storage.data_path)
         metadata, named = opened.storage.metadata, opened.spec.env_spec
         options = {} if env_id or named is None else {k: v for k, v in named.kwargs.items() if k != "render_mode"}
         env_id = env_id or (named.id if named is not None else None)
@@ -56,6 +56,9 @@ class MinariSource(EpisodeSource):
     @property
     def task(self) -> Task:
         return self._task
+
+    def version(self) -> str:
+        return self._folder
 
     def read(self) -> Episodes:
         return _read(self.dataset, self._task)
@@ -75,7 +78,6 @@ def _open(dataset: str) -> Any:
         ) from None
 
 
-@lru_cache(maxsize=1)  # the stages of one run read the same dataset
 def _read(dataset: str, task: Task) -> Episodes:
     steps: dict[str, list[np.ndarray]] = {
         key: [] for key in ("obs", "act", "reward", "next_obs", "terminal", "timeout")
@@ -100,8 +102,6 @@ def _read(dataset: str, task: Task) -> Episodes:
     arrays["act"] = to_unit_actions(arrays["act"], task.act_bounds).clip(-1, 1)
     for key in ("obs", "act", "reward", "next_obs"):
         arrays[key] = arrays[key].astype(np.float32)
-        if not np.isfinite(arrays[key]).all():
-            raise UserError(f"{dataset} has values that are not finite in '{key}'.")
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
     return Episodes(Transitions(*tensors[:5]), tensors[5], torch.tensor(lengths))
 

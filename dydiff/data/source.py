@@ -2,18 +2,40 @@
 
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
 
 from dydiff.data.checks import check_rule, episodes_flaw
 from dydiff.data.episodes import Episodes
 from dydiff.data.tasks import Task
 from dydiff.utils.errors import UserError, first_line
 
+_loaded: dict[Hashable, Episodes] = {}  # of the sources that were loaded last
+_MAX_LOADED = 2  # a dataset and a part of it
+
 
 class EpisodeSource(ABC):
-    """Where a dataset comes from. A new source is a subclass in a file of its own."""
+    """Where a dataset comes from. A new source is a subclass in its own file.
 
-    _episodes: Episodes | None = None
+    Sources of the same class, arguments and :meth:`version` share one copy of the dataset in memory, as the stages of a
+    run make a source each.
+    """
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        source = super().__new__(cls)
+        source._arguments = args, kwargs
+        return source
+
+    def __repr__(self) -> str:
+        args, kwargs = self._arguments
+        named = [f"{name}={value!r}" for name, value in kwargs.items() if value is not None]
+        return f"{type(self).__name__}({', '.join([*map(repr, args), *named])})"
 
     @property
     @abstractmethod
@@ -27,31 +49,50 @@ class EpisodeSource(ABC):
 
     @abstractmethod
     def read(self) -> Episodes:
-        """The dataset, from wherever it is. What is wrong with its numbers is found afterwards.
+        """The dataset, from wherever it is. :meth:`load` checks shapes, types and numbers afterwards.
 
         Raises:
-            UserError: The dataset cannot be had. Of any other exception people see the first line, and where it was.
+            UserError: The dataset is not available. Any other exception is reported by its first line and its place.
         """
+
+    def version(self) -> Hashable:
+        """What changes when the content does while the arguments stay, such as the time of a file's last change."""
+        return None
 
     def load(self) -> Episodes:
         """The dataset, read once and checked.
 
         Raises:
-            UserError: It cannot be had, is not sound, or the task's termination rule does not work on it.
+            UserError: It is not available or not sound, or the task's termination rule does not work on it.
         """
-        if self._episodes is None:
-            who = f"{type(self).__name__} '{self.name}'"
-            try:
-                episodes = self.read()
-            except UserError:
-                raise
-            except Exception as error:  # the source may be anyone's
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                what = f"{type(error).__name__}: {first_line(error)} ({Path(place.filename).name}, line {place.lineno})"
-                raise UserError(f"{who} cannot be read: {what}.") from error
-            if flaw := episodes_flaw(episodes, self.task):
-                raise UserError(f"{who} is not sound: {flaw}.")
-            few = episodes.transitions.at(slice(0, 8))
-            check_rule(self.task, few.obs, few.act, few.next_obs)
-            self._episodes = episodes
-        return self._episodes
+        if self._key not in _loaded:
+            episodes = self._read_and_check()
+            while len(_loaded) >= _MAX_LOADED:
+                del _loaded[next(iter(_loaded))]
+            _loaded[self._key] = episodes
+        return _loaded[self._key]
+
+    @cached_property
+    def _key(self) -> Hashable:
+        return type(self), repr(self._arguments), self.version()
+
+    def _read_and_check(self) -> Episodes:
+        try:
+            episodes = self.read()
+        except UserError:
+            raise
+        except Exception as error:  # a custom source may raise anything
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {first_line(error)} ({Path(place.filename).name}, line {place.lineno})"
+            raise UserError(f"{self!r} cannot be read: {what}.") from error
+        if flaw := episodes_flaw(episodes, self.task):
+            raise UserError(f"{self!r} is not sound: {flaw}.")
+        few = episodes.transitions.at(slice(0, 8))
+        check_rule(self.task, few.obs, few.act, few.next_obs)
+        return episodes
+
+
+def file_version(path: Path) -> Hashable:
+    """The :meth:`~EpisodeSource.version` of a source that reads one file."""
+    stat = path.stat()
+    return str(path.absolute()), stat.st_mtime_ns, stat.st_size

@@ -1,5 +1,7 @@
 """A part of another dataset."""
 
+from collections.abc import Hashable
+
 from dydiff.data.episodes import Episodes
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
@@ -7,11 +9,11 @@ from dydiff.utils.errors import UserError
 
 
 class SplitSource(EpisodeSource):
-    """A random share of another dataset's episodes; the others are held back.
+    """A random part of another dataset's episodes; the others are held out.
 
     Args:
         source: The whole dataset.
-        fraction: Share of its episodes, in (0, 1); at least one.
+        fraction: Fraction of its episodes, in (0, 1); at least one episode.
         split_seed: Seed of the choice.
 
     Raises:
@@ -20,7 +22,7 @@ class SplitSource(EpisodeSource):
 
     def __init__(self, source: EpisodeSource, fraction: float = 0.05, split_seed: int = 0) -> None:
         if not 0 < fraction < 1:
-            raise UserError(f"fraction must lie in (0, 1), not {fraction}.")
+            raise UserError(f"fraction must be in (0, 1), not {fraction}.")
         self.source = source
         self.fraction = fraction
         self.split_seed = split_seed
@@ -32,6 +34,9 @@ class SplitSource(EpisodeSource):
     @property
     def task(self) -> Task:
         return self.source.task
+
+    def version(self) -> Hashable:
+        return self.source.version()
 
     def read(self) -> Episodes:
         return self._part(1)

@@ -8,8 +8,8 @@ from dydiff.analysis.horizon_error import Curve, crossing, measure
 from dydiff.analysis.rollout_outcomes import compare, value_bias
 from dydiff.analysis.theory import error_bound, lemma_1, theorem_1
 from dydiff.analysis.theory import measure as theory_of
-from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
+from dydiff.data.local import LocalSource
 from dydiff.data.tasks import HOPPER
 from dydiff.envs.real_rollout import RecordedActions, real_rollout
 from dydiff.rollout.autoregressive import Autoregressive
@@ -44,7 +44,7 @@ def episodes(tmp_path, write_dataset):
     obs = random.normal(scale=0.05, size=(30, 11)).astype(np.float32)
     obs[:, 0] += 1.25
     path = write_dataset((30,), observations=obs, next_observations=np.roll(obs, -1, axis=0))
-    return D4RLSource(path=str(path)).load()
+    return LocalSource(path=str(path)).load()
 
 
 def policy(obs):

@@ -22,7 +22,7 @@ from tiny import QUIET, part_config, write_yaml
 
 from dydiff.cli import main
 from dydiff.cli.lightning_cli import parse
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.play import collect_episodes
@@ -86,7 +86,7 @@ def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
 
 def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     pretrain = ["fit", "--config", "pretrain/rew.yaml", *QUIET]
-    source = "--data.init_args.source={class_path: dydiff.data.D4RLSource, init_args: {path: %s}}"
+    source = "--data.init_args.source={class_path: dydiff.data.LocalSource, init_args: {path: %s}}"
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
     assert "Already trained" in capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_of_two_runs_that_need_a_part_one_trains_it(place):
         *QUIET,
         "--data.init_args.source",
     ]
-    command.append("{class_path: dydiff.data.D4RLSource, init_args: {path: hopper.hdf5}}")
+    command.append("{class_path: dydiff.data.LocalSource, init_args: {path: hopper.hdf5}}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     told = sorted(run.communicate()[0] for run in both)
@@ -227,7 +227,7 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
     assert fit() == 0
     logged = scalars(0)
     shares = [value for _, value in logged["rollout/synthetic_share"]]
-    real = sum(SplitSource(D4RLSource(path="hopper.hdf5"), 0.5).load().lengths.tolist())
+    real = sum(SplitSource(LocalSource(path="hopper.hdf5"), 0.5).load().lengths.tolist())
     expected = [25 / (25 + real), 50 / (50 + real)] if share is None else [share] * len(shares)
     assert shares == pytest.approx(expected)
     assert len(shares) == (1 if "rollout_freq" in settings and settings["rollout_freq"] is None else len(expected))
@@ -246,20 +246,24 @@ def test_an_evaluation_leaves_the_training_as_it_was(place):
 
 def test_a_dataset_replaces_the_one_before_whole(place):
     demo = ["fit", "--config", str(CONFIGS / "demo.yaml")]
-    range_of_mine = ["--data.source.score_min", "5"]
+    own_range = ["--data.source.score_min", "5"]
 
     def source(*options):
         made = parse([*demo, *options]).data.init_args.source
-        return {key: value for key, value in made.init_args.items() if value is not None}
+        return made.class_path, {key: value for key, value in made.init_args.items() if value is not None}
 
-    assert source("--data.source.path", "my.hdf5") == {"path": "my.hdf5"}
-    for walker in (["--data.source", str(CONFIGS / "dataset/walker2d_me.yaml")],
-                   [f"--data.source={CONFIGS / 'dataset/walker2d_me.yaml'}"],
-                   ["--data.init_args.source", "{class_path: dydiff.data.D4RLSource, init_args: "
-                    "{dataset: walker2d-medium-expert-v2}}"]):  # fmt: skip
-        assert source(*range_of_mine, *walker) == {"dataset": "walker2d-medium-expert-v2"}
-    named = ["--data.source", "dydiff.data.D4RLSource", "--data.source.dataset", "walker2d-medium-v2"]
-    assert source(*named) == {"dataset": "walker2d-medium-v2"}  # not the demo's file
+    local, walker = "dydiff.data.LocalSource", ("dydiff.data.D4RLSource", {"dataset": "walker2d-medium-expert-v2"})
+    assert source("--data.source.path", "my.hdf5") == (local, {"path": "my.hdf5"})
+    assert source(*own_range, "--data.source", "LocalSource", "--data.source.path=my.hdf5") == (
+        local,
+        {"path": "my.hdf5"},
+    )
+    for options in (["--data.source", str(CONFIGS / "dataset/walker2d_me.yaml")],
+                    [f"--data.source={CONFIGS / 'dataset/walker2d_me.yaml'}"],
+                    ["--data.source", "D4RLSource", "--data.source.dataset", "walker2d-medium-expert-v2"],
+                    ["--data.init_args.source", "{class_path: dydiff.data.D4RLSource, init_args: "
+                     "{dataset: walker2d-medium-expert-v2}}"]):  # fmt: skip
+        assert source(*own_range, *options) == walker
 
 
 def test_null_is_heard_by_a_class_within_a_class():
@@ -289,7 +293,7 @@ def test_maze2d_runs(place, capsys):
 
     capsys.readouterr()
     write_yaml(Path("analysis.yaml"), {
-        "source": {"class_path": "dydiff.data.D4RLSource", "init_args": {"path": "maze.hdf5"}},
+        "source": {"class_path": "dydiff.data.LocalSource", "init_args": {"path": "maze.hdf5"}},
         "synthesizer": yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"],
         "agent": {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt"})  # fmt: skip
@@ -353,8 +357,8 @@ def test_the_end_is_saved_whatever_ends_a_run(place, end):
 
 def test_a_part_is_found_by_what_it_is(place):
     """Not by the name that it was trained under."""
-    den = ["fit", "--config", "pretrain/den.yaml", "--data.source.path", "hopper.hdf5", *QUIET]
-    den[3:3] = ["--data.source", "dydiff.data.D4RLSource"]
+    source = ["--data.source", "LocalSource", "--data.source.path", "hopper.hdf5"]
+    den = ["fit", "--config", "pretrain/den.yaml", *source, *QUIET]
     assert main([*den, "--name", "mine"]) == 0
     assert fit("--trainer.max_epochs=1") == 0
     assert sorted(parts()) == ["dyn", "mine", "rew"]

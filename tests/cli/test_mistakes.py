@@ -49,7 +49,10 @@ def left_behind():
         (["--model.gamma=1.0"], "gamma must lie in [0, 1), not 1.0."),
         (["--model.hidden_sizes=[0]"], "a layer's size must be at least 1, not 0."),
         (["--data.eval_seed=-5"], "eval_seed must not be negative, not -5."),
-        (["--data.source.dataset=hopper-medium-v3"], "Unknown dataset 'hopper-medium-v3'. Did you mean"),
+        (["--data.source=D4RLSource", "--data.source.dataset=hopper-medium-v3"],
+         "Unknown dataset 'hopper-medium-v3'. Did you mean"),
+        (["--data.source=D4RLSource", "--data.source.dataset=hopper-medium-v2", "--data.source.path=my.hdf5"],
+         "Unknown key 'path' in data.source (dydiff.data.D4RLSource). It is an argument of LocalSource."),
         (["--rollout.init_args.synthesizer.init_args.dynamics=pretrain/rew.yaml"],
          "dynamics needs a DynamicsEnsemble, but"),
         (["--rollout.init_args.synthesizer.init_args.rollout_length=50"], "is longer than the denoiser's horizon"),
@@ -97,7 +100,7 @@ def test_settings_out_of_their_range_are_named(make, told):
     ],
 )
 def test_a_wrong_setting_of_a_part_is_told(place, capsys, options, told):
-    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    source = ["--data.source", "LocalSource", "--data.source.path", "hopper.hdf5"]
     assert main(["fit", "--config", "pretrain/rew.yaml", *source, *QUIET, *options]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1

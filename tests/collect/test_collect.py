@@ -9,7 +9,7 @@ from dydiff.cli import main
 from dydiff.collect.locomotion import collect_locomotion
 from dydiff.collect.maze2d import collect_maze2d
 from dydiff.collect.waypoints import WaypointController
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.data.tasks import TASKS
 from dydiff.envs.maze2d import MAZES
 from dydiff.envs.real_rollout import RecordedActions, real_rollout
@@ -54,7 +54,7 @@ def test_a_collected_maze_has_the_figures_of_the_published_one(maze, tmp_path):
 
 def test_a_collected_maze_loads_and_its_steps_are_the_environments(tmp_path):
     path = collect_maze2d("umaze", num_transitions=3000, out=str(tmp_path / "maze.hdf5"), progress=False)
-    source = D4RLSource(path=str(path))
+    source = LocalSource(path=str(path))
     assert source.task.name == "maze2d-umaze"
     data = source.load().transitions
     assert torch.equal(data.next_obs[:-1], data.obs[1:]) and not data.terminal.any()
@@ -70,7 +70,7 @@ def test_collecting_follows_the_seed(tmp_path):
         collect_maze2d("large", num_transitions=500, seed=seed, out=str(tmp_path / f"{run}.hdf5"), progress=False)
         for run, seed in enumerate((1, 1, 2))
     ]
-    first, again, other = (D4RLSource(path=str(path)).load().fingerprint for path in files)
+    first, again, other = (LocalSource(path=str(path)).load().fingerprint for path in files)
     assert first == again != other
 
 
@@ -78,7 +78,7 @@ def test_collect_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["collect", "maze2d", "--maze", "umaze", "--num_transitions", "2000", "--dense", "true"]) == 0
     assert "maze2d-umaze-dense-waypoint-2k.hdf5" in capsys.readouterr().out
-    rewards = D4RLSource(path="maze2d-umaze-dense-waypoint-2k.hdf5").load().transitions.reward
+    rewards = LocalSource(path="maze2d-umaze-dense-waypoint-2k.hdf5").load().transitions.reward
     assert 0 < rewards.min() < rewards.max() <= 1
     for wrong, message in (
         (["maze2d", "--maze", "umace"], "Unknown maze 'umace'. Did you mean umaze"),
@@ -102,7 +102,7 @@ class TestLocomotion:
         monkeypatch.chdir(tmp_path)
 
     def load(self, path):
-        source = D4RLSource(path=str(path))
+        source = LocalSource(path=str(path))
         assert source.task == TASKS["hopper"]
         return source.load()
 

@@ -13,13 +13,14 @@ from dydiff.data import d4rl
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.d4rl import D4RLSource, cached_file
 from dydiff.data.episodes import Episodes, Trajectories, Transitions
-from dydiff.data.tasks import DATASETS, HOPPER, TASKS, RemoteDataset, find_dataset
+from dydiff.data.local import LocalSource
+from dydiff.data.tasks import DATASETS, HOPPER, TASKS, RemoteDataset
 from dydiff.utils.errors import UserError
 from dydiff.utils.seeding import seed_of
 
 
 def load(path, **kwargs):
-    return D4RLSource(path=str(path), **kwargs).load()
+    return LocalSource(path=str(path), **kwargs).load()
 
 
 def numbered_episodes(lengths):
@@ -54,11 +55,11 @@ class TestReading:
     def test_rows_out_of_order_are_told(self, write_dataset, caplog):
         caplog.set_level("INFO")
         load(write_dataset((20, 20), name="orderly.hdf5"))
-        assert "Is it in the order" not in caplog.text
+        assert "Are the rows in the order" not in caplog.text
         with h5py.File(write_dataset((20, 20))) as file:
             shuffled = {key: file[key][()][torch.randperm(40).numpy()] for key in file}
         load(write_dataset((40,), name="shuffled.hdf5", **shuffled))
-        assert "shuffled.hdf5: most rows do not go on from the row before. Is it in the order" in caplog.text
+        assert "shuffled.hdf5: most rows do not start in the state that the row before them reached" in caplog.text
 
     def test_unfinished_last_episode_is_kept_without_a_flag(self, write_dataset):
         episodes = load(write_dataset((4, 4), timeouts=np.zeros(8, bool)))
@@ -84,12 +85,12 @@ class TestReading:
 
     def test_task_and_contacts_come_from_the_file_unless_said(self, write_dataset):
         stock = write_dataset(attrs={"env_id": "Hopper-v4", "mujoco2_contacts": False})
-        assert D4RLSource(path=str(stock)).task.mujoco2_contacts is False
-        assert D4RLSource(path=str(stock), mujoco2_contacts=True).task.mujoco2_contacts is True
+        assert LocalSource(path=str(stock)).task.mujoco2_contacts is False
+        assert LocalSource(path=str(stock), mujoco2_contacts=True).task.mujoco2_contacts is True
         unnamed = write_dataset(name="unnamed.hdf5", attrs={})
-        assert D4RLSource(path=str(unnamed), env_id="Hopper-v4").task == HOPPER
+        assert LocalSource(path=str(unnamed), env_id="Hopper-v4").task == HOPPER
         with pytest.raises(UserError, match="set 'env_id' to its Gymnasium id"):
-            _ = D4RLSource(path=str(unnamed)).task
+            _ = LocalSource(path=str(unnamed)).task
 
     def test_fingerprint_follows_every_number(self, write_dataset):
         first = load(write_dataset()).fingerprint
@@ -115,14 +116,14 @@ def _not_finite(shape, row):
         ({"actions": np.zeros((7, 3), np.float32)}, "'actions' has shape"),
         ({"timeouts": np.zeros(7, bool)}, r"'timeouts' has shape \(7,\), the task needs \(8,\)"),
         ({"terminals": np.zeros((8, 2), bool)}, "'terminals' has shape"),
-        ({"rewards": _not_finite(8, 5)}, "'rewards' has a value that is not finite in row 5"),
-        ({"next_observations": _not_finite((8, 11), 2)}, "'next_observations' .* row 2"),
+        ({"rewards": _not_finite(8, 5)}, "'reward' has a value that is not finite in row 5"),
+        ({"next_observations": _not_finite((8, 11), 2)}, "'next_obs' .* row 2"),
         ({"actions": np.full((8, 3), 1.5, np.float32)}, r"actions reach 1.5, but those of Hopper-v4 .* \[-1, 1\]"),
         ({"next_observations": None}, "terminals but no 'next_observations'"),
-        ({"observations": np.array([b"text"] * 8)}, r"holds \|S4, not numbers"),
+        ({"observations": np.array([b"text"] * 8)}, r"is an array of \|S4, not of numbers"),
         ({key: np.zeros((0, *shape), np.float32) for key, shape in
           (("observations", (11,)), ("actions", (3,)), ("rewards", ()), ("next_observations", (11,)),
-           ("terminals", ()), ("timeouts", ()))}, "holds no transitions"),
+           ("terminals", ()), ("timeouts", ()))}, "has no transitions"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_clear_line(write_dataset, replaced, message):
@@ -137,7 +138,7 @@ def test_truncated_and_foreign_files(write_dataset, tmp_path):
     for name, content in (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"not a dataset")):
         path = tmp_path / f"{name}.hdf5"
         path.write_bytes(content)
-        with pytest.raises(UserError, match="not a readable HDF5 file"):
+        with pytest.raises(UserError, match="not a readable HDF5 or NPZ file"):
             load(path)
 
 
@@ -145,9 +146,7 @@ def test_missing_file_and_unknown_names(tmp_path):
     with pytest.raises(UserError, match="No dataset at"):
         load(tmp_path / "nowhere.hdf5")
     with pytest.raises(UserError, match="Did you mean hopper-medium-replay-v2"):
-        find_dataset("hopper-medium-reply-v2")
-    with pytest.raises(UserError, match="needs a 'dataset'"):
-        D4RLSource()
+        D4RLSource("hopper-medium-reply-v2")
 
 
 class TestDownload:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.utils.errors import UserError
 
 # Run by a child process, so that a crash or a hang of the HDF5 library is an outcome like any other.
 CHILD = """
 import json, sys
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.utils.errors import UserError
 for path in sys.argv[1:]:
     try:
-        outcome = D4RLSource(path=path).load().fingerprint
+        outcome = LocalSource(path=path).load().fingerprint
     except UserError as error:
         outcome = f"error: {error}"
     print(json.dumps([path, outcome]), flush=True)
@@ -52,7 +52,7 @@ def test_five_hundred_damaged_files(write_dataset, tmp_path):
         for key, array in source.items():
             file.create_dataset(key, data=array[()], compression="gzip", fletcher32=True)
         file.attrs["env_id"] = "Hopper-v4"
-    right = D4RLSource(path=str(whole)).load().fingerprint
+    right = LocalSource(path=str(whole)).load().fingerprint
     random, content, paths = np.random.default_rng(0), whole.read_bytes(), []
     for number in range(500):
         kind = ("cut", "flip", "zero", "noise", "swap")[number % 5]
@@ -92,7 +92,7 @@ ODD = {
 def test_arrays_that_are_not_what_they_should_be(write_dataset, key, odd):
     path = write_dataset(**{key: ODD[odd]})
     try:
-        episodes = D4RLSource(path=str(path)).load()
+        episodes = LocalSource(path=str(path)).load()
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
     else:  # what fits after all: flags as numbers
@@ -104,13 +104,13 @@ def test_states_that_are_all_zero(write_dataset):
     observations = np.ones((48, 11), np.float32)
     observations[[7, 9]] = 0
     with pytest.raises(UserError, match="2 states are all zero, the first in row 7"):
-        D4RLSource(path=str(write_dataset(observations=observations))).load()
+        LocalSource(path=str(write_dataset(observations=observations))).load()
 
 
 def test_an_end_that_nobody_marked(write_dataset):
     """A row whose next state is not the next row's state ends its episode, by a time limit."""
-    right = D4RLSource(path=str(write_dataset())).load()
-    unmarked = D4RLSource(path=str(write_dataset(name="unmarked.hdf5", timeouts=None))).load()
+    right = LocalSource(path=str(write_dataset())).load()
+    unmarked = LocalSource(path=str(write_dataset(name="unmarked.hdf5", timeouts=None))).load()
     assert unmarked.lengths.tolist() == right.lengths.tolist() and unmarked.fingerprint == right.fingerprint
 
 
@@ -118,7 +118,7 @@ def test_ends_that_cannot_be_known(write_dataset):
     no_falls = np.zeros(48, bool)
     path = write_dataset(timeouts=None, next_observations=None, terminals=no_falls)
     with pytest.raises(UserError, match="neither timeouts nor next_observations: where its episodes end is unknown"):
-        D4RLSource(path=str(path)).load()
+        LocalSource(path=str(path)).load()
 
 
 def test_a_group_in_the_place_of_an_array(write_dataset):
@@ -126,14 +126,14 @@ def test_a_group_in_the_place_of_an_array(write_dataset):
     with h5py.File(path, "a") as file:
         file.create_group("rewards")
     with pytest.raises(UserError, match="has no rewards"):
-        D4RLSource(path=str(path)).load()
+        LocalSource(path=str(path)).load()
 
 
 def test_an_npz_that_holds_pickles_is_not_opened(tmp_path):
     path = tmp_path / "evil.npz"
     np.savez(path, **{key: np.array([{}], object) for key in ("observations", "actions", "rewards", "terminals")})
     with pytest.raises(UserError, match="not a readable"):
-        D4RLSource(path=str(path), env_id="Hopper-v4").load()
+        LocalSource(path=str(path), env_id="Hopper-v4").load()
 
 
 def test_text_in_the_place_of_a_file(tmp_path):
@@ -141,4 +141,4 @@ def test_text_in_the_place_of_a_file(tmp_path):
         path = tmp_path / name
         path.write_text("no data")
         with pytest.raises(UserError, match="not a readable"):
-            D4RLSource(path=str(path), env_id="Hopper-v4").load()
+            LocalSource(path=str(path), env_id="Hopper-v4").load()

@@ -7,8 +7,8 @@ import torch
 from callbacks import SyntheticRollout
 from dydiff.agents.cql import CQL
 from dydiff.agents.td3bc import TD3BC
-from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
+from dydiff.data.local import LocalSource
 from dydiff.data.mixed import MixedDataModule
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Hardmax
@@ -50,7 +50,7 @@ def train(write_dataset):
     def run(rollout, epochs=3, agent=None, **data_options):
         torch.manual_seed(0)
         options = {"batch_size": 20, "updates_per_epoch": 4, "updates_per_step": 2} | data_options
-        data = MixedDataModule(D4RLSource(path=str(write_dataset((30, 40)))), **options)
+        data = MixedDataModule(LocalSource(path=str(write_dataset((30, 40)))), **options)
         batches = Batches()
         trainer = L.Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

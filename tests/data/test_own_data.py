@@ -15,8 +15,8 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from tiny import write_dataset
 
 from dydiff.cli import main
-from dydiff.data.d4rl import D4RLSource
 from dydiff.data.gym_tasks import from_unit_actions, task_of, to_unit_actions
+from dydiff.data.local import LocalSource
 from dydiff.data.minari import MinariSource
 from dydiff.data.tasks import HOPPER, WALKER2D, never
 from dydiff.envs import make_env
@@ -47,7 +47,7 @@ def test_actions_of_another_width_are_told(tmp_path):
     obs = np.ones((48, 23), np.float32)
     write_dataset(tmp_path / "pusher.hdf5", attrs={"env_id": "Pusher-v5"}, observations=obs, next_observations=obs)
     with pytest.raises(UserError, match="'actions' has shape"):
-        D4RLSource(path=str(tmp_path / "pusher.hdf5")).load()
+        LocalSource(path=str(tmp_path / "pusher.hdf5")).load()
 
 
 def test_the_documented_example_runs(tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
     base = ["--rollout", "null"]
     short = ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.init_args.updates_per_epoch=50"]
     assert main([*arguments, *base, *short, "--trainer.enable_progress_bar=false"]) == 0
-    source = D4RLSource(path="pendulum.npz", env_id="Pendulum-v1")
+    source = LocalSource(path="pendulum.npz", env_id="Pendulum-v1")
     data, task = source.load(), source.task
     assert (task.obs_dim, task.act_dim, task.episode_limit, task.terminated) == (3, 1, 200, never)
     assert data.lengths.tolist() == [200] * 25 and 0.9 < data.transitions.act.abs().max() <= 1

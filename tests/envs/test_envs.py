@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from dydiff.data.d4rl import D4RLSource
 from dydiff.data.gym_tasks import task_of
+from dydiff.data.local import LocalSource
 from dydiff.data.tasks import HALFCHEETAH, HOPPER, TASKS, WALKER2D
 from dydiff.envs import make_env
 from dydiff.envs.play import NormalizedScore, play_episodes
@@ -101,7 +101,7 @@ def test_termination_around_its_bounds_is_the_environments(task):
 
 def test_termination_of_recorded_states():
     """Each of the 59,312 flags of the dataset that ships with the repository."""
-    data = D4RLSource(path=str(ROOT / "data/hopper-medium-replay-small.hdf5")).load().transitions
+    data = LocalSource(path=str(ROOT / "data/hopper-medium-replay-small.hdf5")).load().transitions
     assert torch.equal(HOPPER.terminated(data.obs, data.act, data.next_obs), data.terminal)
     assert 100 < data.terminal.sum() < len(data.terminal)
 

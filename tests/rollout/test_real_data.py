@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import HALFCHEETAH, HOPPER
 from dydiff.envs.play import collect_episodes
@@ -42,7 +42,7 @@ def test_collected_episodes_lie_one_after_the_other():
 
 def test_on_policy_data_follow_the_generator(write_dataset):
     synthesizer = RealEnvironment()
-    synthesizer.attach(D4RLSource(path=str(write_dataset())))
+    synthesizer.attach(LocalSource(path=str(write_dataset())))
     first, again, other = (
         synthesizer.synthesize(hop, torch.zeros(25, 11), torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2)
     )
@@ -63,7 +63,7 @@ def test_real_rollouts_go_on_from_the_datas_states_as_the_environment_does(write
     made = collect_episodes(HOPPER, hop, 333, seed=1).transitions
     data = made.at(restorable(HOPPER, made.obs) & restorable(HOPPER, made.next_obs))
     synthesizer = RealRollouts(RewardModel(11, 3, hidden_sizes=(8,)), rollout_length=6)
-    synthesizer.attach(D4RLSource(path=str(write_dataset())))
+    synthesizer.attach(LocalSource(path=str(write_dataset())))
     rolled, figures = synthesizer.synthesize(hop, data.obs)
     assert figures == {} and torch.equal(rolled.obs[:, 0], data.obs)
     assert (rolled.obs[:, 1] - data.next_obs).abs().median() < 1e-3
@@ -90,7 +90,7 @@ def test_real_transitions_mend_next_states_and_terminals_alone(write_dataset):
     start = data.obs[restorable(HOPPER, data.obs)][:40]
     inner = Noisy(RewardModel(11, 3, hidden_sizes=(8,)), rollout_length=6)
     synthesizer = RealTransitions(inner)
-    synthesizer.attach(D4RLSource(path=str(write_dataset())))
+    synthesizer.attach(LocalSource(path=str(write_dataset())))
     wrong, figures = inner.synthesize(hop, start, torch.Generator().manual_seed(0))
     made, same_figures = synthesizer.synthesize(hop, start, torch.Generator().manual_seed(0))
     assert synthesizer.rollout_length == 6 and torch.equal(figures["figure"], same_figures["figure"])
@@ -106,7 +106,7 @@ def test_real_transitions_mend_next_states_and_terminals_alone(write_dataset):
 
 
 def test_a_split_and_what_it_holds_back_are_the_dataset(write_dataset):
-    whole = D4RLSource(path=str(write_dataset([7] * 40, name="whole.hdf5")))
+    whole = LocalSource(path=str(write_dataset([7] * 40, name="whole.hdf5")))
     split = SplitSource(whole, fraction=0.05)
     rows = torch.cat([split.load().transitions.obs, split.held_back().transitions.obs])
     assert len(split.load().lengths) == 2 and split.name == "whole-5pct" and split.task == whole.task
@@ -115,7 +115,7 @@ def test_a_split_and_what_it_holds_back_are_the_dataset(write_dataset):
 
 
 def test_behaviour_data_come_from_what_is_held_back(write_dataset):
-    split = SplitSource(D4RLSource(path=str(write_dataset([7] * 40, name="whole.hdf5"))), fraction=0.3)
+    split = SplitSource(LocalSource(path=str(write_dataset([7] * 40, name="whole.hdf5"))), fraction=0.3)
     synthesizer = HeldBackData()
     synthesizer.attach(split)
     made = synthesizer.synthesize(hop, torch.zeros(500, 11), torch.Generator().manual_seed(0))[0]
@@ -126,10 +126,10 @@ def test_behaviour_data_come_from_what_is_held_back(write_dataset):
 
 def test_behaviour_data_need_a_split(write_dataset):
     with pytest.raises(UserError, match="SplitSource"):
-        HeldBackData().attach(D4RLSource(path=str(write_dataset())))
+        HeldBackData().attach(LocalSource(path=str(write_dataset())))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
 def test_impossible_splits(write_dataset, fraction):
     with pytest.raises(UserError, match="fraction"):
-        SplitSource(D4RLSource(path=str(write_dataset())), fraction)
+        SplitSource(LocalSource(path=str(write_dataset())), fraction)

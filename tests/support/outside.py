@@ -8,8 +8,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 
 from dydiff.agents.base import Agent
-from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
+from dydiff.data.local import LocalSource
 from dydiff.data.source import EpisodeSource
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter
@@ -42,7 +42,7 @@ class Cloning(Agent):
         )
 
 
-class Copies(D4RLSource):
+class Copies(LocalSource):
     """A dataset with a mistake."""
 
     def __init__(self, path: str, mistake: str = "") -> None:
@@ -74,7 +74,7 @@ class Missing(EpisodeSource):
 
     @property
     def task(self):
-        return D4RLSource(path="hopper.hdf5").task
+        return LocalSource(path="hopper.hdf5").task
 
     def read(self):
         return open("no.csv").read()
@@ -160,21 +160,6 @@ class Broken(L.Callback):
 def tallest(source: EpisodeSource, scale: float = 1.0) -> None:
     """Measure the tallest state."""
     print(f"{scale * float(source.load().transitions.obs[:, 0].max()):.4f}")
-
-
-class Chapters(D4RLSource):
-    """A file of which a part is named."""
-
-    def __init__(self, path: str, dataset: str = "all") -> None:
-        super().__init__(path=path)
-        self._name = dataset
-
-
-class Shifted(D4RLSource):
-    """Passes on what it does not know."""
-
-    def __init__(self, shift: float = 0.0, **kwargs) -> None:
-        super().__init__(**kwargs)
 
 
 def told(source: EpisodeSource) -> None:

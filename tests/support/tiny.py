@@ -93,7 +93,7 @@ def write_run(folder):
         "data": {
             "class_path": "dydiff.data.MixedDataModule",
             "init_args": {
-                "source": {"class_path": "dydiff.data.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
+                "source": {"class_path": "dydiff.data.LocalSource", "init_args": {"path": "hopper.hdf5"}},
                 "batch_size": 20, "updates_per_epoch": 6, "updates_per_step": 3, "num_eval_episodes": 2,
             },
         },

@@ -13,8 +13,8 @@ from tiny import QUIET, write_run, write_yaml
 
 from dydiff.agents.td3bc import TD3BC
 from dydiff.cli import main
-from dydiff.data.d4rl import D4RLSource
 from dydiff.data.episodes import Trajectories
+from dydiff.data.local import LocalSource
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
@@ -143,7 +143,7 @@ def test_trajectories_far_outside_of_the_data_are_counted_and_dropped(place, mon
     logged = metrics()
     assert logged["rollout/out_of_range"] == {0: 13}
     assert logged["rollout/non_finite"] == {0: 0}
-    obs = D4RLSource(path="hopper.hdf5").load().transitions.obs
+    obs = LocalSource(path="hopper.hdf5").load().transitions.obs
     low, high = obs.amin(0), obs.amax(0)
     expected = float(((1e6 - high) / (high - low)).max())
     assert logged["rollout/range_excess_max"][0] == pytest.approx(expected, rel=1e-4)
@@ -163,7 +163,7 @@ def test_values_that_no_reward_explains_end_the_run(place, capsys):
     assert fit("--name=watched", "--rollout=null") == 0
     (log,) = Path("runs/watched").iterdir()
     logged = faults.scalars(log)
-    largest = D4RLSource(path="hopper.hdf5").load().transitions.reward.abs().max() / (1 - 0.99)
+    largest = LocalSource(path="hopper.hdf5").load().transitions.reward.abs().max() / (1 - 0.99)
     for step, ratio in logged["train/q_bound_ratio"].items():
         assert ratio == pytest.approx(logged["train/target_q_max"][step] / float(largest), rel=1e-5)
 

@@ -12,7 +12,7 @@ from conftest import GOLDEN
 from tiny import QUIET, write_run, write_yaml
 
 from dydiff.cli import main
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.utils.checkpoints import read_checkpoint
 from dydiff.utils.errors import UserError
 
@@ -60,7 +60,7 @@ COMMANDS = {
 }
 
 ANALYSIS = {
-    "source": {"class_path": "dydiff.data.D4RLSource", "init_args": {"path": "hopper.hdf5"}},
+    "source": {"class_path": "dydiff.data.LocalSource", "init_args": {"path": "hopper.hdf5"}},
     "synthesizers": {"draft": {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}},
     "agent": {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
@@ -91,7 +91,7 @@ def test_a_datasets_arrays_execute_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("bomb.npz", observations=np.array([Bomb()], dtype=object), actions=0, rewards=0, terminals=0)
     with pytest.raises(UserError, match="is not a readable"):
-        D4RLSource(path="bomb.npz", env_id="Hopper-v4").load()
+        LocalSource(path="bomb.npz", env_id="Hopper-v4").load()
     assert not Path("exploded").exists()
 
 

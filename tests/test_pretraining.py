@@ -1,0 +1,26 @@
+"""The keys of pretrained models."""
+
+from pathlib import Path
+
+import pytest
+from jsonargparse import Namespace
+
+from dydiff.cli.lightning_cli import parse_fit
+from dydiff.data.tasks import DATASETS, HOPPER, RemoteDataset
+from dydiff.run.pretraining import make_source, part_directory
+
+KEYS = {"den": "09f29d5578", "dyn": "6a18f5d331", "rew": "e0ce3dc241"}  # as of the first release
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_of_pretrained_models_never_change(place, monkeypatch, name):
+    """Nor do they depend on which source reads the file: what users have trained is found again."""
+    remote = RemoteDataset(HOPPER, Path("hopper.hdf5").absolute().as_uri())
+    monkeypatch.setitem(DATASETS, "hopper", remote)
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(place / "cache"))
+    for source in ("{class_path: LocalSource, init_args: {path: hopper.hdf5}}",
+                   "{class_path: D4RLSource, init_args: {dataset: hopper}}"):  # fmt: skip
+        config = parse_fit(["fit", "--config", f"pretrain/{name}.yaml", "--data.init_args.source", source])
+        config.trainer = Namespace(max_epochs=2, callbacks=None)  # without defaults that are Lightning's
+        folder = part_directory(name, config, make_source(config.data.init_args.source), "runs")
+        assert folder == Path(f"runs/parts/{name}-hopper-{KEYS[name]}")
