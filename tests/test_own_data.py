@@ -84,7 +84,7 @@ class TestTasks:
 
     def test_rules_hold_for_every_version(self):
         later = task_of("Hopper-v5")
-        assert later.terminated is HOPPER.terminated and later.mujoco2_contacts is False
+        assert later.terminated == HOPPER.terminated and later.mujoco2_contacts is False
         assert (later.score_min, later.score_max) == (0.0, 100.0)
         assert task_of("Walker2d-v4", mujoco2_contacts=True) == WALKER2D
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from dydiff.data.checks import ACT_LIMIT
+from dydiff.data.checks import ACT_LIMIT, as_flags
 from dydiff.data.episodes import Episodes, Transitions
 from dydiff.data.gym_tasks import task_of, to_unit_actions
 from dydiff.data.source import EpisodeSource
@@ -200,8 +200,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         for key, array in arrays.items():
             if array.dtype.kind not in "biuf":
                 raise UserError(f"{path}: '{key}' holds {array.dtype}, not numbers.")
+            if key in ("terminals", "timeouts"):
+                arrays[key] = as_flags(array, f"{path}: '{key}'")
+                continue
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused for that
-                arrays[key] = array.astype(bool if key in ("terminals", "timeouts") else np.float32, copy=False)
+                arrays[key] = array.astype(np.float32, copy=False)
     except _UNREADABLE as error:
         raise UserError(f"{path} is not a readable HDF5 or NPZ file ({error}). Download or copy it again.") from None
     for key in ("rewards", "terminals", "timeouts"):

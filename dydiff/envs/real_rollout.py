@@ -10,6 +10,7 @@ from torch import Tensor
 from dydiff.data.gym_tasks import from_unit_actions
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.data.termination import ended
 from dydiff.envs.make import make_env
 from dydiff.envs.play import Policy
 from dydiff.utils.errors import UserError
@@ -82,7 +83,7 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
             seen[row] = simulator.step(action)[0]
         states.append(torch.from_numpy(seen))
     obs, act = torch.stack(states, dim=1), torch.stack(actions, dim=1)
-    terminal = task.terminated(obs[:, :-1], act, obs[:, 1:])
+    terminal = ended(task.terminated, obs[:, :-1], act, obs[:, 1:])
     return obs, act, terminal.cumsum(1) - terminal.long() == 0
 
 

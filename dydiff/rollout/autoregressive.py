@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
+from dydiff.data.termination import ended
 from dydiff.envs.play import Policy
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
@@ -91,8 +92,9 @@ class Autoregressive(Synthesizer):
         A step ends the trajectory by its next state or by the state that the trajectory goes on from.
         """
         next_obs = self.find_next(policy, obs, act, generator)
-        terminal = self.terminated(obs[:, :-1], act, next_obs) | self.terminated(obs[:, :-1], act, obs[:, 1:])
-        return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+        before, rule = obs[:, :-1], self.terminated
+        terminal = ended(rule, before, act, next_obs) | ended(rule, before, act, obs[:, 1:])
+        return Trajectories.cut(obs, act, self.reward(before, act), terminal, next_obs)
 
     def find_next(self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The transitions' next states ``[N, L, O]`` (``next_states``), for ``obs [N, L + 1, O]`` and their actions."""
@@ -116,5 +118,5 @@ class Autoregressive(Synthesizer):
         predicted = self.clip(self.dynamics.elite_means(obs, act))
         values = policy.value(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
         count = len(predicted)
-        terminal = self.terminated(obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
+        terminal = ended(self.terminated, obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
         return predicted[values.masked_fill(terminal, 0.0).argmin(0), torch.arange(len(obs), device=obs.device)]
