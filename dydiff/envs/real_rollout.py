@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from dydiff.data.gym_tasks import from_unit_actions
@@ -58,6 +59,9 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
     Raises:
         UserError: The environment cannot be set to a state.
     """
+    if task.env_spec is not None and (wrappers := EnvSpec.from_json(task.env_spec).additional_wrappers):
+        names = ", ".join(wrapper.name for wrapper in wrappers)
+        raise UserError(f"{task.env_id} cannot be set to a given state: it is wrapped in {names}.")
     env = make_env(task)
     shown: Any = env.reset(seed=0)[0]
     simulator: Any = env.unwrapped
