@@ -68,7 +68,7 @@ def main() -> None:
         parts = {part: write_part(folder, part) for part in ("denoiser", "dynamics", "reward")}
         agent = ["fit", "--config", "configs/td3bc_hopper_mr.yaml", "--name", "run", "--trainer.max_epochs", "1"]
         local = ["--data.source", "LocalSource"]
-        agent += ["--data.updates_per_epoch", "100", *local, "--data.source.terminated", "dydiff.data.tasks.never"]
+        agent += ["--data.updates_per_epoch", "100", *local, "--data.source.terminated", "dydiff.data.never"]
         rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.filter", "null"]
         rollouts += [f"--rollout.init_args.synthesizer.init_args.{part}={path}" for part, path in parts.items()]
         for case, args, buffers in (

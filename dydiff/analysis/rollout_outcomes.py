@@ -11,6 +11,7 @@ from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.data.termination import ended
 from dydiff.envs.real_rollout import held_out_starts, real_next_states, restorable
 from dydiff.rollout.base import Synthesizer
 from dydiff.rollout.filters import Filter, Hardmax
@@ -84,7 +85,7 @@ def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor]
     chosen = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:count]]
     obs, act, _, next_obs, terminal = transitions.at(chosen)
     true = real_next_states(task, obs, act)
-    really_terminal = task.terminated(obs, act, true)
+    really_terminal = ended(task.terminated, obs, act, true)
     excess = value(next_obs).masked_fill(terminal, 0.0) - value(true).masked_fill(really_terminal, 0.0)
     deviations = torch.zeros(len(made.reward)).index_add(0, rollouts[chosen], excess - excess.mean())
     return float(excess.mean()), float(deviations.norm() / len(excess))

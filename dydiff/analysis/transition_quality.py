@@ -11,6 +11,7 @@ from dydiff.agents.base import Agent, load_agent
 from dydiff.data.episodes import Transitions
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.data.termination import ended
 from dydiff.envs.real_rollout import RecordedActions, real_rollout, restorable
 from dydiff.models.normalizer import Normalizer
 from dydiff.rollout.base import PlainPolicy, Synthesizer
@@ -55,7 +56,7 @@ def measure_quality(transitions: Transitions, reference: Transitions, task: Task
     truth = real_rollout(task, played.obs, RecordedActions(played.act[:, None]), 1)[0][:, 1]
     scale = Normalizer(task.obs_dim)
     scale.fit_standard(reference.obs, floor=1e-6)
-    said = task.terminated(transitions.obs, transitions.act, transitions.next_obs)
+    said = ended(task.terminated, transitions.obs, transitions.act, transitions.next_obs)
     return Quality(
         distances,
         correlations,

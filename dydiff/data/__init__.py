@@ -9,6 +9,7 @@ from dydiff.data.mixed import MixedDataModule
 from dydiff.data.source import EpisodeSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import Task
+from dydiff.data.termination import TerminationRule, never
 
 __all__ = [
     "Batch",
@@ -20,9 +21,11 @@ __all__ = [
     "MixedDataModule",
     "SplitSource",
     "Task",
+    "TerminationRule",
     "Trajectories",
     "TransitionDataModule",
     "Transitions",
     "WindowDataModule",
     "Windows",
+    "never",
 ]

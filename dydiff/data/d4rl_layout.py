@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from dydiff.data.checks import ACT_LIMIT
+from dydiff.data.checks import ACT_LIMIT, as_flags
 from dydiff.data.episodes import Episodes, Transitions
 from dydiff.data.gym_tasks import to_unit_actions
 from dydiff.data.tasks import TASKS, Task
@@ -92,16 +92,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if key in ("rewards", *_FLAGS) and array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused for that
-            arrays[key] = _read_flag(array) if key in _FLAGS else array.astype(np.float32, copy=False)
+            arrays[key] = as_flags(array, f"{path}: '{key}'") if key in _FLAGS else array.astype(np.float32, copy=False)
     if "timeouts" not in arrays and "next_observations" not in arrays:
         raise UserError(f"{path} has neither timeouts nor next_observations: where its episodes end is unknown.")
     arrays.setdefault("timeouts", np.zeros(arrays["terminals"].shape, bool))
     return arrays
-
-
-def _read_flag(array: np.ndarray) -> np.ndarray:
-    """Terminals or timeouts as bool; a number other than 0 is true."""
-    return array.astype(bool, copy=False)
 
 
 def _check_shapes(path: Path, arrays: dict[str, np.ndarray], task: Task) -> None:

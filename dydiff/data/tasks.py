@@ -4,37 +4,11 @@ Score ranges, file sizes and checksums are D4RL's own (``d4rl/infos.py``) and Te
 files. An environment is a :class:`Task`; a D4RL dataset is a row of :data:`DATASETS` that names one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from dydiff.data.termination import HOPPER_RULE, WALKER2D_RULE, TerminationRule, never
 from dydiff.utils.errors import UserError, did_you_mean
-
-TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``terminated(obs [..., O], act [..., A], next_obs [..., O]) -> bool [...]``, on raw, unnormalised states."""
-
-
-def never(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-    """HalfCheetah and Maze2d: an episode ends only by its time limit."""
-    return torch.zeros(next_obs.shape[:-1], dtype=torch.bool, device=next_obs.device)
-
-
-def hopper_fell(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-    """Hopper: unhealthy unless finite, ``-100 < state < 100``, height above 0.7 and |angle| below 0.2."""
-    height, angle = next_obs[..., 0], next_obs[..., 1]
-    bounded = (next_obs[..., 1:].abs() < 100).all(-1)
-    healthy = next_obs.isfinite().all(-1) & bounded & (height > 0.7) & (angle.abs() < 0.2)
-    return ~healthy
-
-
-def walker2d_fell(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-    """Walker2d: unhealthy unless height is in (0.8, 2) and |angle| below 1."""
-    height, angle = next_obs[..., 0], next_obs[..., 1]
-    healthy = (height > 0.8) & (height < 2.0) & (angle.abs() < 1.0)
-    return ~healthy
 
 
 @dataclass(frozen=True)
@@ -47,7 +21,7 @@ class Task:
         obs_dim: Size of a state.
         act_dim: Size of an action; every action lies in [-1, 1], for agents and models.
         episode_limit: Steps after which an episode times out.
-        terminated: Termination rule on raw states.
+        terminated: Termination rule on raw states, to be called with :func:`~dydiff.data.termination.ended`.
         score_min: Return of D4RL's random policy, normalised score 0.
         score_max: Return of D4RL's expert, normalised score 100.
         mujoco2_contacts: Whether the environment restores the contacts of MuJoCo 2, with which D4RL's data were made.
@@ -55,6 +29,9 @@ class Task:
         act_bounds: The environment's own lowest and highest actions, to which [-1, 1] is stretched; ``None`` where
             they are -1 and 1.
         env_options: Arguments of the environment that are not its usual ones.
+        env_spec: Gymnasium's specification of the environment as JSON, with its arguments and its wrappers; ``None``
+            where ``env_id`` and ``env_options`` are all.
+        ignore_terminals: Whether recorded terminals may contradict ``terminated``, as a user has asked for.
     """
 
     name: str
@@ -68,6 +45,8 @@ class Task:
     mujoco2_contacts: bool = True
     act_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     env_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    env_spec: str | None = None
+    ignore_terminals: bool = False
 
     @property
     def has_score_range(self) -> bool:
@@ -75,9 +54,9 @@ class Task:
         return (self.score_min, self.score_max) != (0.0, 100.0)
 
 
-HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, hopper_fell, -20.272305, 3234.3)
+HOPPER = Task("hopper", "Hopper-v4", 11, 3, 1000, HOPPER_RULE, -20.272305, 3234.3)
 HALFCHEETAH = Task("halfcheetah", "HalfCheetah-v4", 17, 6, 1000, never, -280.178953, 12135.0)
-WALKER2D = Task("walker2d", "Walker2d-v4", 17, 6, 1000, walker2d_fell, 1.629008, 4592.3)
+WALKER2D = Task("walker2d", "Walker2d-v4", 17, 6, 1000, WALKER2D_RULE, 1.629008, 4592.3)
 _MAZES = {  # steps of an episode, and the score ranges of the sparse and the dense reward
     "maze2d-umaze": (300, (23.85, 161.86), (68.537689, 193.66285642381482)),
     "maze2d-medium": (600, (13.13, 277.39), (44.264742, 297.4552547777125)),
@@ -122,17 +101,6 @@ DATASETS = {
 for _task in MAZE2D:
     _kind = _task.name if _task.name.endswith("dense") else f"{_task.name}-sparse"
     DATASETS[_task.env_id] = RemoteDataset(_task, f"{_URL}maze2d/{_kind}-v1.hdf5")
-
-
-def find_task(name: str) -> Task:
-    """The task of that name.
-
-    Raises:
-        UserError: No such task; near names are suggested.
-    """
-    if name not in TASKS:
-        raise UserError(f"Unknown task '{name}'.{did_you_mean(name, TASKS)}")
-    return TASKS[name]
 
 
 def find_dataset(name: str) -> RemoteDataset:

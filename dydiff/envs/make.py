@@ -6,15 +6,16 @@ from typing import Any
 import gymnasium as gym
 import mujoco
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import ClipAction, FlattenObservation, RescaleAction
 
-from dydiff.data.tasks import Task, find_task
+from dydiff.data.tasks import Task
 from dydiff.envs.contacts import restore_mujoco2_contacts
 from dydiff.envs.maze2d import Maze2dEnv
 
 
-def make_env(task: Task | str, **options: Any) -> gym.Env:
-    """The environment of a task, or of a task's name.
+def make_env(task: Task, **options: Any) -> gym.Env:
+    """The environment of a task, with the wrappers that its data were recorded with.
 
     Actions are clipped to [-1, 1] and stretched to the environment's own bounds, states are vectors, episodes are cut
     at the task's limit.
@@ -23,19 +24,15 @@ def make_env(task: Task | str, **options: Any) -> gym.Env:
     differs from D4RL's in 43% of states. HalfCheetah and Walker2d have no margins; Maze2d has MuJoCo 2's always.
 
     Args:
-        task: The task, or its name.
+        task: The task.
         options: Further arguments of the environment, such as ``render_mode``.
-
-    Raises:
-        UserError: No task of that name.
     """
-    if isinstance(task, str):
-        task = find_task(task)
+    made_of = task.env_id if task.env_spec is None else EnvSpec.from_json(task.env_spec)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of date.*")  # D4RL's physics are v4's
-        mujoco.set_mju_user_warning(lambda message: None)  # a model's deprecated words, told for each environment
+        mujoco.set_mju_user_warning(lambda message: None)  # a warning about the model, once for each environment
         try:
-            env = gym.make(task.env_id, max_episode_steps=task.episode_limit, **(task.env_options | options))
+            env = gym.make(made_of, max_episode_steps=task.episode_limit, **(task.env_options | options))
         finally:
             mujoco.set_mju_user_warning(None)
     simulator: Any = env.unwrapped

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
+from dydiff.data.tasks import MAZE2D
 from dydiff.envs.contacts import restore_mujoco2_contacts
 
 Array = NDArray[np.float64]
@@ -132,11 +133,11 @@ def model_xml(rows: list[str]) -> str:
 
 def register() -> None:
     """Make the environments known to Gymnasium under D4RL's ids."""
-    for maze, limit in (("umaze", 300), ("medium", 600), ("large", 800)):
-        for dense in (False, True):
-            gym.register(
-                f"maze2d-{maze}{'-dense' if dense else ''}-v1",
-                "dydiff.envs.maze2d:Maze2dEnv",
-                max_episode_steps=limit,
-                kwargs={"maze": maze, "dense": dense},
-            )
+    for task in MAZE2D:
+        _, maze, *dense = task.name.split("-")
+        gym.register(
+            task.env_id,
+            "dydiff.envs.maze2d:Maze2dEnv",
+            max_episode_steps=task.episode_limit,
+            kwargs={"maze": maze, "dense": bool(dense)},
+        )

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from dydiff.data.gym_tasks import from_unit_actions
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import Task
+from dydiff.data.termination import ended
 from dydiff.envs.make import make_env
 from dydiff.envs.play import Policy
 from dydiff.utils.errors import UserError
@@ -72,7 +74,7 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
             seen[row] = simulator.step(action)[0]
         states.append(torch.from_numpy(seen))
     obs, act = torch.stack(states, dim=1), torch.stack(actions, dim=1)
-    terminal = task.terminated(obs[:, :-1], act, obs[:, 1:])
+    terminal = ended(task.terminated, obs[:, :-1], act, obs[:, 1:])
     return obs, act, terminal.cumsum(1) - terminal.long() == 0
 
 
@@ -97,6 +99,9 @@ def _settable(task: Task) -> tuple[Any, int]:
     Raises:
         UserError: The environment cannot be set to a state.
     """
+    if task.env_spec is not None and (wrappers := EnvSpec.from_json(task.env_spec).additional_wrappers):
+        names = ", ".join(wrapper.name for wrapper in wrappers)
+        raise UserError(f"{task.env_id} cannot be set to a given state: it is wrapped in {names}.")
     env = make_env(task)
     shown: Any = env.reset(seed=0)[0]
     simulator: Any = env.unwrapped

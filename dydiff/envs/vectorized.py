@@ -50,7 +50,8 @@ def together(make: Callable[[], gym.Env], seeds: Sequence[int]) -> Together:
     kind = _SIMULATIONS.get(type(env.unwrapped))
     options = {} if env.spec is None else env.spec.kwargs
     usual = isinstance(env.unwrapped, Maze2dEnv) or set(options) <= {"render_mode"}
-    if kind is None or not usual or {type(wrapper) for wrapper in _wrappers(env)} != _UNDERSTOOD:
+    wrappers = [type(wrapper) for wrapper in _wrappers(env)]
+    if kind is None or not usual or set(wrappers) != _UNDERSTOOD or len(wrappers) != len(_UNDERSTOOD):
         return SideBySide([env, *(make() for _ in seeds[1:])], seeds)
     return kind(env, seeds)
 

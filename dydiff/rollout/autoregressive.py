@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dydiff.data.episodes import Trajectories, Transitions
 from dydiff.data.source import EpisodeSource
+from dydiff.data.termination import ended
 from dydiff.envs.play import Policy
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
@@ -108,13 +109,14 @@ class Autoregressive(Synthesizer):
         figure ``cut_share`` says which trajectories the elites' disagreement has cut.
         """
         next_obs = self.find_next(policy, obs, act, generator)
-        terminal, fell = (self.terminated(obs[:, :-1], act, states) for states in (next_obs, obs[:, 1:]))
+        before, rule = obs[:, :-1], self.terminated
+        terminal, fell = (ended(rule, before, act, states) for states in (next_obs, obs[:, 1:]))
         next_obs = next_obs.where((terminal | ~fell)[..., None], obs[:, 1:])
         terminal = terminal | fell
-        made = Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal, next_obs)
+        made = Trajectories.cut(obs, act, self.reward(before, act), terminal, next_obs)
         if self.max_disagreement is None:
             return made, {}
-        disagreement = self.dynamics.disagreement(obs[:, :-1].flatten(0, 1), act.flatten(0, 1))
+        disagreement = self.dynamics.disagreement(before.flatten(0, 1), act.flatten(0, 1))
         reliable = (disagreement.unflatten(0, act.shape[:2]) <= self.disagreement_limit).cumprod(1).bool()
         cut = (made.valid & ~reliable).any(1)
         return made._replace(valid=made.valid & reliable), {"cut_share": cut.float()}
@@ -137,7 +139,7 @@ class Autoregressive(Synthesizer):
         predicted = self.clip(self.dynamics.elite_means(obs, act))
         values = policy.value(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
         count = len(predicted)
-        terminal = self.terminated(obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
+        terminal = ended(self.terminated, obs.expand(count, -1, -1), act.expand(count, -1, -1), predicted)
         return predicted[values.masked_fill(terminal, 0.0).argmin(0), torch.arange(len(obs), device=obs.device)]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
-from dydiff.data.tasks import TerminationRule, never
+from dydiff.data.termination import TerminationRule, never
 from dydiff.envs.play import Policy
 from dydiff.models.base import PretrainedModule
 from dydiff.utils.errors import UserError

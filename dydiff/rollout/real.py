@@ -7,6 +7,7 @@ from torch import Tensor
 from dydiff.data.episodes import Trajectories
 from dydiff.data.source import EpisodeSource
 from dydiff.data.split import SplitSource
+from dydiff.data.termination import ended
 from dydiff.envs.play import collect_episodes
 from dydiff.envs.real_rollout import real_next_states, real_rollout
 from dydiff.models.reward import RewardModel
@@ -63,7 +64,7 @@ class RealRollouts(Synthesizer):
         device = start_obs.device
         played = real_rollout(self.task, start_obs.cpu(), lambda obs: policy(obs.to(device)).cpu(), self.rollout_length)
         obs, act = (value.to(device) for value in played[:2])
-        terminal = self.terminated(obs[:, :-1], act, obs[:, 1:])
+        terminal = ended(self.terminated, obs[:, :-1], act, obs[:, 1:])
         return Trajectories.cut(obs, act, self.reward(obs[:, :-1], act), terminal), {}
 
 
@@ -101,7 +102,7 @@ class RealTransitions(Synthesizer):
         obs, act = made.obs[:, :-1][valid], made.act[valid]
         followed = real_next_states(self.task, obs.cpu(), act.cpu()).to(obs.device)
         next_obs, terminal = made.next_obs.clone(), made.terminal.clone()
-        next_obs[valid], terminal[valid] = followed, self.terminated(obs, act, followed)
+        next_obs[valid], terminal[valid] = followed, ended(self.terminated, obs, act, followed)
         return made._replace(next_obs=next_obs, terminal=terminal), figures
 
 

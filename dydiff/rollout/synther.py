@@ -7,6 +7,7 @@ from jsonargparse.typing import Path_fr
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
+from dydiff.data.termination import ended
 from dydiff.models.edm import EDMSampler
 from dydiff.models.transition_diffusion import TransitionDiffusion
 from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
@@ -42,5 +43,5 @@ class SynthER(Synthesizer):
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         made = self.diffusion.sample(len(start_obs), self.sampler, generator)
         if self.terminals == "rule":
-            made = made._replace(terminal=self.terminated(made.obs, made.act, made.next_obs))
+            made = made._replace(terminal=ended(self.terminated, made.obs, made.act, made.next_obs))
         return Trajectories.single_steps(made), {}

@@ -307,7 +307,7 @@ def test_maze2d_runs(place, capsys):
 
 def test_a_termination_rule_of_ones_own_reaches_the_rollouts(place):
     """By its import path, also where parts are trained on the way."""
-    assert fit("--data.source.terminated=dydiff.data.tasks.never", "--trainer.max_epochs=1") == 0
+    assert fit("--data.source.terminated=dydiff.data.never", "--trainer.max_epochs=1") == 0
     assert scalars(0)["rollout/terminal_share"] == [(0, 0.0)]
     assert scalars(0)["rollout/length"] == [(0, 6.0)]
 

@@ -19,14 +19,14 @@ from dydiff.agents.evaluation import SCORES
 from dydiff.agents.td3bc import TD3BC
 from dydiff.cli import main, preflight
 from dydiff.cli.parser import user_error
-from dydiff.data.d4rl import D4RLSource
+from dydiff.data.local import LocalSource
 from dydiff.envs.play import NormalizedScore
 from dydiff.models.dynamics import DynamicsEnsemble
 from dydiff.models.reward import RewardModel
 from dydiff.utils.console import pip_install
 from dydiff.utils.errors import UserError
 
-SOURCE = ("--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5")
+SOURCE = ("--data.source", "dydiff.data.LocalSource", "--data.source.path", "hopper.hdf5")
 
 
 class Logging(TD3BC):
@@ -164,7 +164,7 @@ def test_a_mistake_in_code_keeps_its_traceback(place):
     except RuntimeError as error:
         assert user_error(error) is None
     try:
-        D4RLSource(path="nothing.hdf5").no_such_method()
+        LocalSource(path="nothing.hdf5").no_such_method()
     except AttributeError as error:
         assert user_error(error) is None
 

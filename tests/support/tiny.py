@@ -11,7 +11,10 @@ STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "holdout/los
 
 
 def write_dataset(path, lengths=(5, 40, 3), seed=0, attrs=None, **replaced):
-    """Writes a file in D4RL's layout; keyword arguments replace or (as ``None``) remove a key."""
+    """Writes a file in D4RL's layout; keyword arguments replace or (as ``None``) remove a key.
+
+    Hopper has fallen in the states that terminals lead to, and in no other.
+    """
     random = np.random.default_rng(seed)
     count = sum(lengths)
     obs = random.normal(size=(count + len(lengths), 11)).astype(np.float32)
@@ -21,6 +24,10 @@ def write_dataset(path, lengths=(5, 40, 3), seed=0, attrs=None, **replaced):
         base += length
         (timeouts if episode % 2 else terminals)[base - 1] = True
     rows = np.array(rows)
+    obs[:, 0], obs[:, 1] = 1.2 + 0.1 * obs[:, 0].clip(-4, 4), 0.04 * obs[:, 1].clip(-4, 4)
+    given = replaced.get("terminals")
+    fallen = terminals if given is None or np.shape(given) != (count,) else np.asarray(given).astype(bool)
+    obs[rows[fallen] + 1, 0] -= 0.8
     arrays = {
         "observations": obs[rows],
         "actions": random.uniform(-1, 1, (count, 3)).astype(np.float32),

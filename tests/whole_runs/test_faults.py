@@ -182,7 +182,7 @@ def test_fast_dev_run_leaves_nothing_and_blocks_nothing(place, capsys, models):
     assert main([*command, "--trainer.fast_dev_run=true"]) == 0
     said = capsys.readouterr().out
     assert "nothing is kept" in said and (said.count("reuse") == (3 if models == "trained" else 0))
-    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    source = ["--data.source", "dydiff.data.LocalSource", "--data.source.path", "hopper.hdf5"]
     assert main(["fit", "--config", "pretrain/rew.yaml", *source, *QUIET, "--trainer.fast_dev_run=2"]) == 0
     assert _files() == before
     assert set(Path(tempfile.gettempdir()).glob("dydiff-*")) == temporary
@@ -247,7 +247,7 @@ def test_a_model_whose_holdout_loss_is_never_finite_is_not_published(place, caps
     reward["model"]["class_path"] = "test_faults.NaNOverHoldout"
     reward["trainer"]["callbacks"] = part["trainer"]["callbacks"]
     write_yaml(Path("pretrain/nan.yaml"), reward)
-    source = ["--data.source", "dydiff.data.D4RLSource", "--data.source.path", "hopper.hdf5"]
+    source = ["--data.source", "dydiff.data.LocalSource", "--data.source.path", "hopper.hdf5"]
     assert main(["fit", "--config", "pretrain/nan.yaml", *source, *QUIET, "--trainer.max_epochs=2"]) == 2
     assert "'holdout/loss' never was a finite number" in capsys.readouterr().err
     assert not list(Path("runs").rglob("weights.pt"))
