@@ -11,7 +11,7 @@ import pytest
 from d4rl_cases import CASES, QLEARNING, d4rls_view, import_d4rl
 
 from dydiff.data.local import LocalSource
-from dydiff.data.tasks import DATASETS, TASKS
+from dydiff.data.tasks import DATASETS, TASKS, never
 
 ENV_ID = {"locomotion": "Hopper-v4", "maze": "maze2d-umaze-v1"}
 every_case = pytest.mark.parametrize("case", CASES)
@@ -25,7 +25,7 @@ def ours(tmp_path):
             for key, array in CASES[case]().items():
                 file[key] = array
             file["metadata/iteration"] = 3  # D4RL's files carry such scalars
-        return LocalSource(path=str(path), env_id=ENV_ID[case]).load()
+        return LocalSource(path=str(path), env_id=ENV_ID[case], terminated=never).load()
 
     return load
 

@@ -26,7 +26,8 @@ def write_dataset(path, lengths=(5, 40, 3), seed=0, attrs=None, **replaced):
     rows = np.array(rows)
     obs[:, 0], obs[:, 1] = 1.2 + 0.1 * obs[:, 0].clip(-4, 4), 0.04 * obs[:, 1].clip(-4, 4)
     given = replaced.get("terminals")
-    fallen = terminals if given is None or np.shape(given) != (count,) else np.asarray(given).astype(bool)
+    flags = given is not None and given.shape == (count,) and given.dtype.kind in "biuf"
+    fallen = given.astype(bool) if flags else terminals
     obs[rows[fallen] + 1, 0] -= 0.8
     arrays = {
         "observations": obs[rows],

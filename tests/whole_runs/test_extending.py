@@ -100,7 +100,7 @@ def test_a_termination_rule_is_taken_whatever_it_says_it_gives(place, rule):
         ("fell_of_two", "The termination rule fails: TypeError: fell_of_two() takes 2"),
         (
             "fell_of_each_number",
-            "must give a bool tensor [N] for N transitions: 'terminal' has shape (8, 11), not (8,)",
+            "must give a tensor of torch.bool and shape [N] = (125,), not torch.bool of shape (125, 11).",
         ),
         ("fel", "Nothing named 'fel' in outside."),
     ],
