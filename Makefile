@@ -30,10 +30,10 @@ test: install  ## the test suite, without the tests marked slow, on all cores
 test-d4rl: install  ## the loader against the d4rl package itself, which is installed for it
 	$(BIN)/python -m pip install --quiet --no-deps d4rl==1.1
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gym==0.23.1 tqdm
-	$(BIN)/python -m pytest -rs tests/test_d4rl_parity.py
+	$(BIN)/python -m pytest -rs tests/data/test_d4rl_parity.py
 
 faults: install  ## kill runs at random moments (FAULT_KILLS of them), and compare their end with that of an uninterrupted one
-	$(BIN)/python tests/faults.py
+	$(BIN)/python tests/support/faults.py
 
 bench: install  ## how fast, against what: writes benchmarks/results.csv; with d3rlpy where bench-peers was made before
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

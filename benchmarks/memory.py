@@ -74,7 +74,7 @@ def main() -> None:
         for case, args, buffers in (
             ("denoiser", ["fit", "--config", str(parts["denoiser"]), *local], 0),
             ("dynamics", ["fit", "--config", str(parts["dynamics"]), "--data.batches_per_epoch", "null", *local], 0),
-            ("agent", [*agent, "--rollout", "configs/rollout/base.yaml"], 0),
+            ("agent", [*agent, "--rollout", "null"], 0),
             ("agent and a full synthetic buffer", [*agent, *rollouts], 1),
         ):
             peaks = []

@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,12 +15,14 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dydiff.agents.base import Agent, load_agent
-from dydiff.cli.lightning_cli import AlreadyTrained, DyDiffCLI, parse_fit, parts_of, train_part
+from dydiff.cli import fits
+from dydiff.cli.lightning_cli import COMMANDS as RUN_COMMANDS
+from dydiff.cli.lightning_cli import parse
 from dydiff.cli.parser import Parser, user_error
 from dydiff.data.source import EpisodeSource
 from dydiff.report.command import report
 from dydiff.rollout.base import Synthesizer
-from dydiff.run.pretraining import Parts, make_source
+from dydiff.run.pretraining import PretrainedModels, make_source
 from dydiff.run.settings import config_paths
 from dydiff.sweep.command import sweep
 from dydiff.utils import distributed
@@ -36,28 +39,29 @@ def functions_of(command: str) -> dict[str, Callable[..., Any]]:
 
 
 def analyze(name: str, args: Sequence[str]) -> None:
-    """``analyze <what>``: measure synthetic data, with the parts trained or found as for ``fit``."""
+    """``analyze <what>``: measure synthetic data, with the pretrained models trained or found as for ``fit``."""
     measure = _function_of("analyze", name)
     if "source" not in inspect.signature(measure).parameters:  # it is of what other analyses wrote
         _call(measure, _parser("analyze", name, measure), args)
         return
     parser = _analysis_parser(name, measure)
     config = parser.parse_args(list(args))
-    parts = _analysis_parts(config)
-    parser.add_instantiator(parts.make_synthesizer, Synthesizer)
+    models = _analysis_models(config)
+    parser.add_instantiator(models.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
-    if made.get("agent") is not None:  # what is wrong with it is told before parts are trained
+    if made.get("agent") is not None:  # what is wrong with it is said before models are trained
         load_agent(made.agent, made.checkpoint, made.source.task)
     elif made.get("checkpoint") is not None:
         raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.TD3BC, say.")
-    parts.train_and_load(train_part)
-    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "parts_seed")})
+    fits.train_missing(models)
+    models.load()
+    measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "pretrained_seed")})
 
 
 def _analysis_parser(name: str, measure: Callable[..., None]) -> Parser:
     parser = _parser("analyze", name, measure)
     takes = inspect.signature(measure).parameters
-    Parts.add_arguments(parser)
+    PretrainedModels.add_arguments(parser)
     parser.add_function_arguments(measure, skip={"agent"}, sub_configs=True)
     if "agent" in takes:
         parser.add_subclass_arguments(Agent, "agent", required=takes["agent"].default is takes["agent"].empty)
@@ -66,12 +70,12 @@ def _analysis_parser(name: str, measure: Callable[..., None]) -> Parser:
     return parser
 
 
-def _analysis_parts(config: Namespace) -> Parts:
-    return Parts(make_source(config.source), config.source, config.runs_dir, parse_fit, config.parts_seed)
+def _analysis_models(config: Namespace) -> PretrainedModels:
+    return PretrainedModels(make_source(config.source), config.source, config.runs_dir, parse, config.pretrained_seed)
 
 
-def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
-    """Settings of a command, and the parts that it needs, without running it.
+def check(args: Sequence[str]) -> tuple[Namespace, PretrainedModels]:
+    """Settings of a command, and the pretrained models that it needs, without running it.
 
     Raises:
         UserError: A wrong setting, or a dataset that cannot be had.
@@ -80,16 +84,16 @@ def check(args: Sequence[str]) -> tuple[Namespace, Parts]:
         if args[0] == "analyze":
             name = args[1] if len(args) > 1 else ""
             config = _analysis_parser(name, _function_of("analyze", name)).parse_args(list(args[2:]))
-            parts = _analysis_parts(config)
+            models = _analysis_models(config)
         else:
-            config = parse_fit(args)
-            parts = parts_of(config, make_source(config.data.init_args.source))
-        parts.source.load()
+            config = parse(args)
+            models = fits.models_of(config, make_source(config.data.init_args.source))
+        models.source.load()
         for path in config_paths(config):
-            parts.add(path)
+            models.add(path)
     except Exception as error:
         raise user_error(error) or error from None
-    return config, parts
+    return config, models
 
 
 def run_sweep(args: Sequence[str]) -> None:
@@ -122,8 +126,6 @@ def run_report(args: Sequence[str]) -> None:
     report(**parser.parse_args(list(args)))
 
 
-COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {"analyze": analyze, "collect": collect}
-OTHERS: dict[str, Callable[[Sequence[str]], None]] = {"sweep": run_sweep, "report": run_report}
 _FOLDERS = {"analyze": ("dydiff.analysis", ""), "collect": ("dydiff.collect", "collect_")}
 
 
@@ -139,7 +141,7 @@ def _summary(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").partition("Args:")[0].strip()
 
 
-def _run_command(command: str, args: Sequence[str]) -> None:
+def _run_function(command: str, run: Callable[[str, Sequence[str]], None], args: Sequence[str]) -> None:
     """Run ``<command> <what> ...``.
 
     Raises:
@@ -151,7 +153,7 @@ def _run_command(command: str, args: Sequence[str]) -> None:
         for known, function in functions_of(command).items():
             print(f"{known:20} {(function.__doc__ or '').splitlines()[0]}")
         raise SystemExit(0)
-    COMMANDS[command](name, args[1:])
+    run(name, args[1:])
 
 
 def _function_of(command: str, name: str) -> Callable[..., Any]:
@@ -188,7 +190,6 @@ def _quieten() -> None:
     """Drop what Lightning and torch say that no user of a run can act on."""
     for message in (
         ".*does not have many workers.*",  # batches are gathered, not loaded
-        ".*args parameter is intended to run from within Python.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*sync_dist=True.*",  # what is logged is pooled over ranks already
         ".*random_state is deprecated.*",  # rliable's own call
@@ -203,6 +204,42 @@ def _no_advice(record: logging.LogRecord) -> bool:
     return not any(advice in record.getMessage() for advice in ("Tip:", "`weights_only` was not set"))
 
 
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "fit": fits.fit,
+    "validate": partial(fits.score, "validate"),
+    "test": partial(fits.score, "test"),
+    "sweep": run_sweep,
+    "report": run_report,
+    "analyze": partial(_run_function, "analyze", analyze),
+    "collect": partial(_run_function, "collect", collect),
+}
+_SUMMARIES = RUN_COMMANDS | {
+    "sweep": "Many runs, on Ray Tune.",
+    "report": "Tables and plots of runs.",
+    "analyze": "Measure synthetic data.",
+    "collect": "Make a dataset.",
+}
+
+
+def _run(args: Sequence[str]) -> None:
+    """Run a command line.
+
+    Raises:
+        UserError: There is no such command.
+    """
+    name = args[0] if args else ""
+    if name in ("-h", "--help"):
+        print("usage: python -m dydiff COMMAND --config FILE [--OPTION VALUE ...]\n")
+        for command, summary in _SUMMARIES.items():
+            print(f"{command:10} {summary}")
+        print("\npython -m dydiff COMMAND --help lists the options of a command.")
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        wrong = f"There is no command '{name}'." if name else "Which command?"
+        raise UserError(wrong + did_you_mean(name, COMMANDS, len(COMMANDS)))
+    COMMANDS[name](args[1:])
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -215,19 +252,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _quieten()
     try:
-        arguments = sys.argv[1:] if args is None else list(args)
-        if arguments and arguments[0] in COMMANDS:
-            _run_command(arguments[0], arguments[1:])
-        elif arguments and arguments[0] in OTHERS:
-            OTHERS[arguments[0]](arguments[1:])
-        elif not arguments or (not arguments[0].startswith("-") and arguments[0] not in DyDiffCLI.subcommands()):
-            known = (*DyDiffCLI.subcommands(), *COMMANDS, *OTHERS)
-            named = f"There is no command '{arguments[0]}'." if arguments else "Which command?"
-            raise UserError(named + did_you_mean(arguments[0] if arguments else "", known, len(known)))
-        else:
-            DyDiffCLI(arguments)
-    except AlreadyTrained as nothing_to_do:
-        show_line(str(nothing_to_do))
+        _run(sys.argv[1:] if args is None else args)
     except SIGTERMException:  # Lightning's, which without a code would pass for success
         print("error: Asked to end (SIGTERM). Go on with --ckpt_path last.", file=sys.stderr)
         return 128 + signal.SIGTERM

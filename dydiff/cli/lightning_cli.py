@@ -1,190 +1,123 @@
-"""Train and score offline agents, with on-policy data made by dynamics diffusion.
+"""The options of ``fit``, ``validate`` and ``test``, and the objects that Lightning makes of them."""
 
-`fit` of an agent first trains the models that its rollout needs and that no earlier run has trained; `validate` and
-`test` score a saved agent. Further commands, each with a --help of its own: `sweep` (many runs), `report` (tables and
-pictures of runs), `analyze` (measures of synthetic data), `collect` (datasets made on the spot).
-"""
-
-import json
-import shutil
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
-from dydiff.agents.base import Agent, check_task
 from dydiff.agents.optimization import COMPILE_FROM
-from dydiff.cli.parser import NO_ROLLOUT, Parser
+from dydiff.cli.parser import ConfigFile, Parser
 from dydiff.data.datamodules import OfflineDataModule
-from dydiff.data.source import EpisodeSource
-from dydiff.envs.video import check_video, save_video
-from dydiff.models.base import PretrainedModule
 from dydiff.rollout.base import Synthesizer
-from dydiff.run.folders import claim_version, find_last, find_to_score
-from dydiff.run.loggers import loggers_of, without_files
-from dydiff.run.pretraining import Part, Parts, check_part, make_source, part_directory
-from dydiff.run.settings import check_settings, class_of, make_absolute, plain
-from dydiff.run.summary import show_plan, show_result
-from dydiff.utils.checkpoints import WholeCheckpointIO, check_weights, publish, read_checkpoint
-from dydiff.utils.console import show_line
+from dydiff.run.pretraining import PretrainedModels
+from dydiff.run.settings import class_of, make_absolute
+from dydiff.utils.checkpoints import WholeCheckpointIO
 from dydiff.utils.errors import UserError
 
-_INHERITED = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+COMMANDS = {
+    "fit": "Train an agent, after the models that its rollout needs and that no earlier run has trained; or one model.",
+    "validate": "Score a saved agent on the episodes that its training was evaluated on.",
+    "test": "Score a saved agent on other episodes.",
+}
+_TRAINER_DEFAULTS = {
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,  # the data modules share out their batches themselves
+}
+_NOT_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 
 
-class AlreadyTrained(Exception):
-    """There is nothing to do: the part that a command trains lies there trained."""
+def make_parser(command: str) -> Parser:
+    """The parser of ``fit``, ``validate`` or ``test``."""
+    parser = Parser(prog=f"python -m dydiff {command}", description=COMMANDS[command], allow_abbrev=False)
+    parser.add_argument("-c", "--config", action=ConfigFile, help="A YAML file; later ones and options override it.")
+    parser.add_argument(
+        "--seed_everything", type=bool | int, default=0, help="Seed of all random numbers; true draws one."
+    )
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    parser.set_defaults({f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()})
+    parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(OfflineDataModule, "data", subclass_mode=True)
+    PretrainedModels.add_arguments(parser)
+    parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
+    parser.add_argument(
+        "--compile",
+        type=bool | Literal["auto"],
+        default="auto",
+        help=f"Compile the agent's updates; auto: where there are at least {COMPILE_FROM:,} and a compiler.",
+    )
+    parser.add_subclass_arguments(
+        Callback,
+        "rollout",
+        required=False,
+        default=None,
+        help="Synthetic data: a callback, or a file of configs/rollout; null trains on the dataset alone.",
+    )
+    parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
+    parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
+    parser.add_method_arguments(L.Trainer, command, skip=_NOT_OPTIONS)
+    if command == "test":
+        parser.add_argument("--video", type=Path | None, help="A GIF or MP4 file for the first of the episodes.")
+    return parser
+
+
+def parse(args: Sequence[str]) -> Namespace:
+    """The config of a command line that begins with ``fit``, ``validate`` or ``test``; nothing is made or run.
+
+    Raises:
+        UserError: An option or a config is wrong.
+    """
+    config = make_parser(args[0]).parse_args(args[1:])
+    seed = config.seed_everything
+    if seed is False or seed < 0:
+        raise UserError(f"seed_everything must be 0 or more, or true for a random one, not {str(seed).lower()}.")
+    config.name = config.name or (Path(str(config.config[0])).stem if config.config else "run")
+    if config.rollout is not None:
+        if class_of(config.rollout) is Callback:  # what stood for none in earlier versions
+            config.rollout = None
+        else:
+            make_absolute(config.rollout)
+    return config
 
 
 class DyDiffCLI(LightningCLI):
-    """One command: parse, check everything that can be checked, train missing parts, then do it.
+    """Model, data module and trainer of a parsed config, with the random numbers seeded. It runs nothing.
 
     Args:
-        args: Command line without the program's name.
-
-    Raises:
-        AlreadyTrained: The command trains a part that lies there trained.
+        command: ``fit``, ``validate`` or ``test``.
+        config: The parsed config; a random seed is noted in it.
+        models: Puts modules, still untrained, in the place of the configs that a synthesizer names.
     """
 
-    part: Part | None = None
-    parts: Parts
-    claimed: Path | None = None
-
-    def __init__(self, args: Sequence[str]) -> None:
-        with ExitStack() as self._until_exit:
-            self._run(args)
-
-    def _run(self, args: Sequence[str]) -> None:
+    def __init__(self, command: str, config: Namespace, models: PretrainedModels | None = None) -> None:
+        self._given = make_parser(command), config
+        if models is not None:
+            self._given[0].add_instantiator(models.make_synthesizer, Synthesizer)
         super().__init__(
             L.LightningModule,
             OfflineDataModule,
+            save_config_callback=SaveConfigCallback if command == "fit" else None,  # scoring has no folder
+            save_config_kwargs={"overwrite": True},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 1,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,  # the data modules share out their batches themselves
-            },
-            parser_kwargs={"prog": "python -m dydiff", "description": __doc__},
             auto_configure_optimizers=False,
-            args=list(args),
+            run=False,
         )
 
-    def _set_seed(self) -> None:
-        seed = self._get(self.config, "seed_everything")
-        if seed is False or seed < 0:
-            raise UserError(f"seed_everything must be 0 or more, or true for a random one, not {str(seed).lower()}.")
-        super()._set_seed()
+    def setup_parser(self, *_: Any) -> None:
+        self.parser = self._given[0]
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        try:
-            super()._run_subcommand(subcommand)
-        except Exception:
-            if self.claimed is not None and self.trainer.global_step == 0:
-                shutil.rmtree(self.claimed, ignore_errors=True)  # nothing was trained
-            raise
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        skipped = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        return {"fit": skipped, "validate": skipped, "test": skipped}
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "test":
-            parser.add_argument("--video", type=Path | None, help="A GIF or MP4 file for the first of the episodes.")
-        return parser
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = Parser(**kwargs, allow_abbrev=False)
-        parser.add_argument("-c", "--config", action="config", help="A YAML file; later ones and options override it.")
-        return parser
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        Parts.add_arguments(parser)
-        parser.add_argument("--name", type=str | None, help="Name of the run; null takes the first config's file name.")
-        parser.add_argument(
-            "--compile",
-            type=bool | Literal["auto"],
-            default="auto",
-            help=f"Compile the agent's updates; auto: where there are at least {COMPILE_FROM:,} and a compiler.",
-        )
-        parser.add_subclass_arguments(
-            L.Callback, "rollout", help="The kind of synthetic data: a callback, or a file of configs/rollout."
-        )
-        parser.set_defaults({"rollout": {"class_path": NO_ROLLOUT}})
-        parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
-        parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
-        parser.add_instantiator(self._make_synthesizer, Synthesizer)
-
-    def _make_synthesizer(self, *args: Any, **kwargs: Any) -> Synthesizer:
-        return self.parts.make_synthesizer(*args, **kwargs)
-
-    # --- before anything is made
-
-    def _parse_ckpt_path(self) -> None:
-        config = self.config[self.config.subcommand]
-        self.name = config.get("name") or (Path(str(config.config[0])).stem if config.get("config") else "run")
-        self.checkpoint, self.version = None, None
-        if config.get("ckpt_path") == "last":
-            folder, is_fit = Path(config.runs_dir, self.name), self.config.subcommand == "fit"
-            self.version, config.ckpt_path = (find_last if is_fit else find_to_score)(folder, plain(config))
-            if config.ckpt_path is None:
-                nowhere = f"{folder} has no checkpoint"
-                if not is_fit:
-                    raise UserError(f"{nowhere} to score.")
-                rank_zero_info(f"{nowhere} to go on from: a new run begins.")
-        path = config.get("ckpt_path")
-        if path is None and self.config.subcommand != "fit":
-            raise UserError("There is nothing to score: give --ckpt_path last, or a checkpoint's file.")
-        if path is not None:
-            self.checkpoint = read_checkpoint(Path(path))
-            if self.config.subcommand == "fit":
-                check_settings(self.checkpoint, config.model.class_path, plain(config.model.init_args))
-        # Not Lightning's own: it lets the checkpoint's hyperparameters silently override YAML and command line.
-
-    def before_instantiate_classes(self) -> None:
-        config = self._config
-        if config.rollout is None:
-            config.rollout = Namespace(class_path=NO_ROLLOUT)
-        self.source = make_source(config.data.init_args.source)
-        if self.checkpoint is not None and issubclass(class_of(config.model), Agent):
-            check_task(self.checkpoint, self.source.task)
-        if self.subcommand != "fit":
-            self.save_config_callback = None  # there is no log folder: it would write into the working directory
-            config.rollout = Namespace(class_path=NO_ROLLOUT)
-            config.trainer.logger = without_files(config.trainer.logger)
-            return
-        if config.trainer.logger is False:
-            raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
-        config.name = self.name
-        make_absolute(config.rollout)
-        if issubclass(class_of(config.model), PretrainedModule):
-            check_part(self.name, config)
-            self.part = Part(self.name, part_directory(self.name, config, self.source, config.runs_dir))
-            self._until_exit.enter_context(self.part.alone())
-            if self.part.trained:
-                raise AlreadyTrained(f"Already trained: {self.part.weights}. Delete it to train it again.")
-            if self.part.interrupted.is_file():
-                self.checkpoint = read_checkpoint(self.part.interrupted)
-                config.ckpt_path = str(self.part.interrupted)
-        self.parts = parts_of(config, self.source)
+    def parse_arguments(self, *_: Any) -> None:
+        self.config = self._given[1]
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        trainer, rollout = self._get(self.config_init, "trainer"), self._get(self.config_init, "rollout")
-        callbacks = [*(trainer.callbacks or []), rollout]
+        trainer, rollout = self.config_init.trainer, self.config_init.rollout
+        callbacks = [*(trainer.callbacks or []), *([] if rollout is None else [rollout])]
         if trainer.enable_progress_bar is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         trainer.callbacks = callbacks
@@ -192,125 +125,4 @@ class DyDiffCLI(LightningCLI):
         trainer.plugins = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
         made = super().instantiate_trainer(**kwargs)
         self.datamodule.check_ranks(made.world_size)
-        if self.checkpoint is not None:
-            path, name = self._config.ckpt_path, type(self.model).__name__
-            check_weights(self.checkpoint["state_dict"], self.model.state_dict(), path, name)
         return made
-
-    # --- around test
-
-    def before_test(self) -> None:
-        if self._config.video is not None:
-            check_video(self._config.video, self.source.task)
-
-    def after_test(self) -> None:
-        """The film of the episode with which the evaluation begins."""
-        path = self._config.video
-        if path is None or not self.trainer.is_global_zero:
-            return
-        seed = self.datamodule.test_seed
-        policy = self.model.policy(self.model.sample_eval_actions, torch.Generator(self.model.device).manual_seed(seed))
-        total = save_video(policy, self.source.task, seed, path, device=self.model.device)
-        show_line(f"An episode of return {total:.1f} is in {path}")
-
-    # --- around fit
-
-    def before_fit(self) -> None:
-        self._config.ckpt_path = None  # in the saved config it would make another run of it begin at its end
-        self.source.load()
-        if isinstance(self.model, Agent):
-            self.model.check()
-        if check := getattr(self._get(self.config_init, "rollout"), "check", None):
-            check(self.model)
-        if self.trainer.is_global_zero and self.part is None:
-            show_plan(self.parts, self.name, self.source, Path(self._config.runs_dir, self.name))
-        self.seconds = self.parts.train_and_load(train_part)
-        self.trainer.loggers = self._loggers()
-        self.log_dir = str(self.trainer.log_dir)  # asked on every rank: they agree on it
-        # Whether parts were trained or found must not change the agent.
-        L.seed_everything(self._config.seed_everything, verbose=False)
-        if self.part is None:
-            self.model.compile_updates = self._config.compile
-        self.begin = time.perf_counter()
-
-    def _loggers(self) -> list[Logger]:
-        """Those in the part's folder, in that of the run that goes on, or in one that no other run has taken."""
-        purge_step = None
-        if self.checkpoint is not None:  # what was logged after it is logged again
-            state = self.checkpoint["state_dict"]
-            purge_step = int(state.get("num_updates", self.checkpoint["global_step"])) + 1
-        if self.part is not None:
-            return [TensorBoardLogger(str(self.part.directory), "", "", default_hp_metric=False, purge_step=purge_step)]
-        folder, version = Path(self._config.runs_dir, self.name), self.version
-        for torn in folder.glob(f"version_{version}/checkpoints/*.part"):  # of a process that died while it wrote
-            torn.unlink(missing_ok=True)
-        if version is None:
-            purge_step = None  # the checkpoint is of another folder
-            version = 0
-            if self.trainer.is_global_zero:
-                version = claim_version(folder)
-                self.claimed = folder / f"version_{version}"
-        return loggers_of(self._config.trainer.logger, self.trainer.loggers, folder / f"version_{version}", purge_step)
-
-    def after_fit(self) -> None:
-        seconds = time.perf_counter() - self.begin
-        if self.trainer.interrupted:
-            return
-        if self.part is not None:
-            self._publish(self.part, seconds)
-        elif self.trainer.is_global_zero:
-            show_result(self.trainer, self.log_dir, self.seconds, seconds)
-
-    def _publish(self, part: Part, seconds: float) -> None:
-        best = next(each for each in self.trainer.checkpoint_callbacks if getattr(each, "monitor", None))
-        assert isinstance(best, ModelCheckpoint)
-        if best.best_model_score is None:
-            raise UserError(f"'{part.name}' kept no best weights: its ModelCheckpoint never saw '{best.monitor}'.")
-        if self.trainer.is_global_zero:
-            publish(Path(best.best_model_path), part.weights)
-            loss = float(best.best_model_score)
-            show_line(f"{part.name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {part.weights}")
-            shutil.rmtree(part.interrupted.parent)  # only the best weights are used
-        self.trainer.strategy.barrier()
-
-    @property
-    def _config(self) -> Namespace:
-        return self.config[self.subcommand]
-
-
-class _Parsed(DyDiffCLI):
-    """A command that is parsed and not run; it leaves the run's random numbers alone."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-def parse_fit(args: Sequence[str]) -> Namespace:
-    """The config of a ``fit`` command, defaults filled in; nothing is run."""
-    return _Parsed(args).config.fit
-
-
-def parts_of(config: Namespace, source: EpisodeSource) -> Parts:
-    """The parts of a run, none of them found yet; they are trained on the run's own devices."""
-    machine = {key: config.trainer[key] for key in _INHERITED if config.trainer[key] is not None}
-    options = tuple(f"--trainer.{key}={_text(value)}" for key, value in machine.items())
-    return Parts(source, config.data.init_args.source, config.runs_dir, parse_fit, config.parts_seed, options)
-
-
-def train_part(args: Sequence[str]) -> None:
-    """Run the ``fit`` command of a part, unless another run has trained it meanwhile."""
-    with suppress(AlreadyTrained):
-        DyDiffCLI(args)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(plain(value))

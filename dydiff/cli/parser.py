@@ -4,24 +4,21 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dydiff.run.settings import arguments_of, class_at
+from dydiff.run.settings import arguments_of, class_at, make_absolute
 from dydiff.utils.errors import UserError, did_you_mean
 
-NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # Lightning's callback that does nothing
-_SOURCE = ("dydiff.data.MinariSource", "dydiff.data.SplitSource")
-# Options that replace what came before whole, settings of another kind must not leak in: after classes that share no
-# argument with what comes, nothing is left to merge it with.
-_WHOLE = {
-    "--rollout": (NO_ROLLOUT,),
-    **dict.fromkeys(("--data.source", "--data.init_args.source", "--source"), _SOURCE),
-}
+# An option that gives one of these as a whole replaces the earlier value: settings of another kind must not remain.
+_REPLACED = ("rollout", "data.init_args.source", "source", "trainer.callbacks", "trainer.logger", "trainer.plugins")
+_LISTS = ("trainer.callbacks", "trainer.logger", "trainer.plugins")
+_PRINT = "--print_config"
 _BOOKKEEPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
 )
@@ -36,22 +33,56 @@ class Parser(LightningArgumentParser):
         raise UserError(explain(message, self._keys())) from ex
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # type: ignore[override]
-        if not self.exit_on_error and args is not None:  # jsonargparse hands null on as Python writes it
-            args = [f"{each.removesuffix('=None')}=null" if each.endswith("=None") else each for each in args]
-        if not self.exit_on_error or args is None:
+        if not self.exit_on_error:  # inside jsonargparse, which passes a nested null as the text "None"
+            args = args and [f"{each.removesuffix('=None')}=null" if each.endswith("=None") else each for each in args]
             return super().parse_args(args, *rest, **options)
-        return super().parse_args([each for argument in args for each in _replacing(argument)], *rest, **options)
+        given = list(sys.argv[1:] if args is None else args)
+        prints = [each for each in given if each.partition("=")[0] == _PRINT]
+        config = super().parse_args([each for each in given if each not in prints], *rest, **options)
+        for key, replacing in _replacing(given).items():
+            if key in config:
+                config[key] = None
+                config = super().parse_args(replacing, config)
+        if prints:
+            make_absolute(config)
+            super().parse_args(prints, config)  # prints and exits
+        return config
 
     def _keys(self) -> list[str]:
-        """All keys of this parser and its subcommands."""
-        parsers = [self, *(getattr(self, "_subcommands_action", None) or Namespace(choices={})).choices.values()]
-        return [action.dest for parser in parsers for action in parser._actions if action.dest.split(".")[-1] != "help"]
+        """All keys of this parser."""
+        return [action.dest for action in self._actions if action.dest.split(".")[-1] != "help"]
 
 
-def _replacing(argument: str) -> list[str]:
-    """An argument, after those that clear what it is to replace whole."""
-    option = argument.partition("=")[0]
-    return [*(part for neutral in _WHOLE.get(option, ()) for part in (option, neutral)), argument]
+class ConfigFile(ActionConfigFile):
+    """A file whose lists of classes replace those of earlier files; jsonargparse merges them by position."""
+
+    def __call__(self, parser: Any, config: Any, path: Any, option: str | None = None) -> None:
+        earlier = {key: config[key] for key in _LISTS if isinstance(config.get(key), list)}
+        alone = config.clone()
+        for key in earlier:
+            alone[key] = None
+        super().__call__(parser, config, path, option)
+        if any(config[key] and len(config[key]) == len(value) for key, value in earlier.items()):
+            super().__call__(parser, alone, path, option)
+            for key in earlier:
+                if alone[key] is not None:
+                    config[key] = alone[key]
+
+
+def _replacing(args: Sequence[str]) -> dict[str, list[str]]:
+    """For each key that an option replaces as a whole, that option and the later ones of its settings."""
+    found: dict[str, list[str]] = {}
+    for position, argument in enumerate(args):
+        option, equals, _ = argument.partition("=")
+        name = option.removeprefix("--") if option.startswith("--") else ""
+        name = re.sub(r"^data\.source", "data.init_args.source", name)
+        given = [argument] if equals else list(args[position : position + 2])
+        for key in _REPLACED:
+            if name == key:
+                found[key] = given
+            elif key in found and name.startswith((f"{key}.", f"{key}+")):
+                found[key] += given
+    return found
 
 
 def explain(message: str, known_keys: Iterable[str] = ()) -> str:
@@ -76,6 +107,8 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         known |= {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
         return f"Nothing named '{missing[2]}' in {missing[1]}.{did_you_mean(missing[2], known)}"
     value = re.search(r"Expected a path but (\S+) either", message)
+    if value and value[1].endswith((".yaml", ".yml")):
+        return f"{where}: there is no file {value[1]}."
     if abstract := re.search(r"instantiatable class, but (?:(\S+) )?is abstract", message):
         name = abstract[1] or (value[1] if value else "")
         methods = sorted(getattr(class_at(name), "__abstractmethods__", ())) if "." in name else ()

@@ -65,7 +65,7 @@ class Denoiser(DiffusionModel):
             self.normalizer.fit_standard(episodes.transitions.obs)
             self.normalizer.scale /= self.sigma_data
 
-    def clean(self, batch: Windows) -> tuple[Tensor, Tensor]:
+    def clean_samples(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """States and actions; what lies past the episode's end is zero and does not count."""
         valid = batch.valid[..., None]
         return self._join(batch.obs, batch.act) * valid, valid

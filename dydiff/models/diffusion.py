@@ -15,7 +15,7 @@ from dydiff.utils import distributed
 class DiffusionModel(PretrainedModule, ABC):
     """``D(x, sigma)`` over samples ``x [B, ...]`` in normalised units.
 
-    A subclass makes the network, and ``clean``: what a batch's samples are and which of their entries count.
+    A subclass makes the network, and ``clean_samples``: what a batch's samples are and which of their entries count.
 
     Args:
         obs_dim: Size of a state.
@@ -52,7 +52,7 @@ class DiffusionModel(PretrainedModule, ABC):
         self.register_buffer("mask", torch.zeros((), dtype=torch.bool), persistent=False)
 
     @abstractmethod
-    def clean(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def clean_samples(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Samples ``[B, ...]`` in normalised units, and bool, broadcastable to them: data, not padding."""
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -63,14 +63,14 @@ class DiffusionModel(PretrainedModule, ABC):
 
     def loss(self, batch: Any) -> Tensor:
         """The weighted squared error at random noise levels (eq. 4)."""
-        clean, valid = self.clean(batch)
+        clean, valid = self.clean_samples(batch)
         normal = partial(distributed.draw, torch.randn, device=clean.device)
         sigma = (self.p_mean + self.p_std * normal(clean.shape[:1])).exp()
         return self._loss_at(clean, valid, sigma, normal(clean.shape))
 
     def holdout_metrics(self, batch: Any) -> dict[str, Tensor]:
         """The loss at fixed noise: quantiles of the training levels, so that epochs can be compared."""
-        clean, valid = self.clean(batch)
+        clean, valid = self.clean_samples(batch)
         count = len(clean)
         generator = torch.Generator(clean.device).manual_seed(0)
         quantile = (torch.arange(count, device=clean.device) + 0.5) / count

@@ -63,6 +63,8 @@ class EDMSampler:
         sigma_max: Highest noise level.
         sigma_start: Level at which a draft enters; ``null`` ignores the draft and starts from pure noise at
             ``sigma_max`` (the paper).
+        draft_noise: Standard deviation of the noise that a draft gets when it enters, in units of ``sigma_start``. With
+            1 it is a sample of that noise level. With 0 it gets none, and its own error is taken for the noise.
         rho: Spacing of the levels.
         s_churn: Amount of noise added back over the whole sampling.
         s_min: Lowest level with churn.
@@ -79,6 +81,7 @@ class EDMSampler:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     sigma_start: float | None = None
+    draft_noise: float = 1.0
     rho: float = 7.0
     s_churn: float = 60.0
     s_min: float = 0.370
@@ -88,6 +91,7 @@ class EDMSampler:
     def __post_init__(self) -> None:
         at_least(1, num_steps=self.num_steps, num_samples=self.num_samples)
         above_zero(sigma_min=self.sigma_min, rho=self.rho)
+        at_least(0, draft_noise=self.draft_noise)
         if self.sigma_max <= self.sigma_min:
             raise UserError(f"sigma_max ({self.sigma_max}) must be above sigma_min ({self.sigma_min}).")
         if self.solver == "dpm++2m" and self.s_churn > 0:
@@ -144,7 +148,7 @@ class EDMSampler:
         sigmas = noise_levels(self.num_steps, self.sigma_min, start, self.rho)
         x = start * (noise() if latents is None else latents)
         if self.sigma_start is not None:
-            x = condition + x
+            x = condition + self.draft_noise * x
         x = replace(x, condition, mask)
         last: tuple[Tensor, float] | None = None  # the step before's clean sample and its noise level
         for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):

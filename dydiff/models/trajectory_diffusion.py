@@ -54,7 +54,7 @@ class TrajectoryDiffusion(DiffusionModel):
         self.normalizer.fit_standard(obs, act, reward, terminal, floor=1e-6)
         self.normalizer.shift[-1], self.normalizer.scale[-1] = 0.0, 1.0
 
-    def clean(self, batch: Windows) -> tuple[Tensor, Tensor]:
+    def clean_samples(self, batch: Windows) -> tuple[Tensor, Tensor]:
         steps = torch.cat([batch.obs, batch.act, batch.reward[..., None], batch.terminal[..., None].float()], dim=-1)
         valid = batch.valid[..., None]
         return self.normalizer(steps) * valid, valid

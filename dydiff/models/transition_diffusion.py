@@ -76,7 +76,7 @@ class TransitionDiffusion(DiffusionModel):
         self.normalizer.fit_standard(*episodes.transitions.columns(), floor=1e-6)
         self.normalizer.shift[-1], self.normalizer.scale[-1] = 0.0, 1.0
 
-    def clean(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+    def clean_samples(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         samples = self.normalizer(batch.table())
         return samples, torch.ones_like(samples, dtype=torch.bool)
 

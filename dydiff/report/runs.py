@@ -173,7 +173,7 @@ def _identity(run: Run) -> str:
 
 def _class_paths(config: dict[str, Any]) -> tuple[str, str, str]:
     """Of agent, synthesizer and filter; empty where there is none."""
-    kind = config["rollout"].get("init_args", {})
+    kind = (config["rollout"] or {}).get("init_args", {})
     found = [
         (each or {}).get("class_path", "") for each in (config["model"], kind.get("synthesizer"), kind.get("filter"))
     ]

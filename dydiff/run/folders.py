@@ -10,7 +10,7 @@ from dydiff.run.settings import comparable, difference
 from dydiff.utils.errors import UserError
 
 _DURATIONS = {f"trainer.{end}_{unit}" for end in ("min", "max") for unit in ("epochs", "steps")} | {"trainer.max_time"}
-_OF_AN_AGENT = ("seed_everything", "parts_seed", "model.", "rollout.", "data.source.")
+_OF_AN_AGENT = ("seed_everything", "pretrained_seed", "model.", "rollout.", "data.source.")
 _OF_SCORES = {
     "model.sample_eval_actions",
     "data.source.mujoco2_contacts",

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -27,6 +28,7 @@ _MACHINE_KEYS = {
 }
 # Those of a whole run: its place, what it goes on from, and how its updates are computed.
 _PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile"}
+_NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # what null was in earlier versions
 _FILES = (".yaml", ".yml", ".hdf5", ".npz")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -58,7 +60,12 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     Arguments that our classes got after that run was made count with their default value, classes by where they are
     defined, files by their names: where a checkout or a dataset is does not matter.
     """
-    return {key: value for key, value in _flat(shaping(settings)) if not key.startswith("trainer.callbacks")}
+    kept = shaping(settings)
+    if "parts_seed" in kept:
+        kept["pretrained_seed"] = kept.pop("parts_seed")
+    if "rollout" in kept and (kept["rollout"] or {}).get("class_path") in (None, _NO_ROLLOUT):
+        kept["rollout"] = {"class_path": None}
+    return {key: value for key, value in _flat(kept) if not key.startswith("trainer.callbacks")}
 
 
 def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | None:
@@ -114,7 +121,7 @@ def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if str(settings.get("class_path")).startswith("dydiff."):
             settings = {**settings, "init_args": _defaults(settings["class_path"]) | (settings.get("init_args") or {})}
         for key, value in settings.items():
-            if key == "class_path":
+            if key == "class_path" and value is not None:
                 value = address(str(value))
             yield from _flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
     else:
@@ -183,7 +190,7 @@ def addressed(settings: Any) -> Any:
 
 
 def config_paths(settings: Any) -> Iterator[Path]:
-    """The paths of parts' configs anywhere in parsed settings, which ``--config`` itself is not."""
+    """The paths of models' configs anywhere in parsed settings, which ``--config`` itself is not."""
     if isinstance(settings, Path_fr):
         yield Path(settings.absolute)
     elif isinstance(settings, (Namespace, dict)):
@@ -192,10 +199,11 @@ def config_paths(settings: Any) -> Iterator[Path]:
                 yield from config_paths(value)
 
 
-def make_absolute(config: Namespace) -> None:
-    """Replace relative paths of parts, so that a config saved elsewhere still finds them."""
-    for key, value in vars(config).items():
-        if isinstance(value, Path_fr):
-            config[key] = Path_fr(value.absolute)
-        elif isinstance(value, Namespace):
-            make_absolute(value)
+def make_absolute(config: Any) -> None:
+    """Make paths of models' configs absolute, so that a config that is saved elsewhere still finds them."""
+    if isinstance(config, (Namespace, dict)):
+        for key, value in (vars(config) if isinstance(config, Namespace) else config).items():
+            if isinstance(value, Path_fr):
+                config[key] = Path_fr(os.path.normpath(value.absolute))
+            else:
+                make_absolute(value)

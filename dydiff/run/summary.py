@@ -7,15 +7,15 @@ from rich.table import Column, Table
 
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS
-from dydiff.run.pretraining import Parts
+from dydiff.run.pretraining import PretrainedModels
 from dydiff.utils.console import show_line, show_table
 
 
-def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> None:
-    """Which parts are reused and which are trained, where they lie, and on what data."""
+def show_plan(models: PretrainedModels, name: str, source: EpisodeSource, folder: Path) -> None:
+    """Print which models are reused and which are trained, their folders, and the dataset."""
     table = Table("stage", "", Column("where", overflow="fold"), title="Plan", title_justify="left")
-    for part in parts:
-        table.add_row(part.name, "reuse" if part.trained else "train", str(part.directory))
+    for model in models:
+        table.add_row(model.name, "reuse" if model.trained else "train", str(model.directory))
     table.add_row(name, "train", str(folder))
     show_table(table)
     episodes, task = source.load(), source.task
@@ -27,13 +27,13 @@ def show_plan(parts: Parts, name: str, source: EpisodeSource, folder: Path) -> N
     )
 
 
-def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float], fit_seconds: float) -> None:
+def show_result(trainer: L.Trainer, log_dir: str, model_seconds: dict[str, float], fit_seconds: float) -> None:
     """Score, where checkpoint and logs are, and the time of each stage.
 
     Args:
         trainer: After the agent's fit.
         log_dir: Where its logs are.
-        part_seconds: Seconds of each part trained before it.
+        model_seconds: Seconds of each model trained before it.
         fit_seconds: Seconds of the fit.
     """
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -47,6 +47,6 @@ def show_result(trainer: L.Trainer, log_dir: str, part_seconds: dict[str, float]
     table.add_row("logs", f"tensorboard --logdir {log_dir}")
     shares = {name: metrics.get(f"seconds/{name}", 0.0) for name in ("rollout", "evaluation")}
     shares["checkpoints"] = sum(getattr(callback, "seconds", 0.0) for callback in trainer.checkpoint_callbacks)
-    stages = part_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
+    stages = model_seconds | shares | {"updates": fit_seconds - sum(shares.values())}
     table.add_row("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))
     show_table(table)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from dydiff.run.pretraining import Parts
+from dydiff.run.pretraining import PretrainedModels
 from dydiff.run.settings import comparable, plain
 from dydiff.sweep.jobs import Job, claim_folder
 from dydiff.sweep.trials import Trial, expand
@@ -16,7 +16,7 @@ from dydiff.utils.console import show_line, show_table
 from dydiff.utils.errors import UserError
 from dydiff.utils.output import write_csv
 
-Check = Callable[[Sequence[str]], tuple[Any, Parts]]
+Check = Callable[[Sequence[str]], tuple[Any, PretrainedModels]]
 """``check(args)`` of a command: its settings and the parts that it needs, without running it."""
 
 _PLACE = {"fit": ("--name", "{sweep}/{trial}"), "analyze": ("--out", "{runs_dir}/{sweep}/{trial}")}

@@ -1,6 +1,6 @@
 """Runs that are killed, and whether they end as one that was left alone.
 
-As a program, ``python tests/faults.py``, it kills ``FAULT_KILLS`` runs (default 50) at random moments.
+As a program, ``python tests/support/faults.py``, it kills ``FAULT_KILLS`` runs (default 50) at random moments.
 """
 
 import multiprocessing
@@ -28,8 +28,8 @@ import dydiff.rollout.dydiff
 import dydiff.utils.checkpoints
 from dydiff.cli import main
 
-TESTS = Path(__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])  # where the fork server finds its modules
+HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])  # where the fork server finds its modules
 
 RUN = ("fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last")
 
@@ -99,8 +99,10 @@ def finish(folder, **kwargs):
 
 def outcome(folder):
     """What a run leaves: the published parts, the last checkpoint's state, and all metrics but times."""
-    parts = {path.parent.name: _load(path)["state_dict"] for path in sorted(folder.glob("runs/parts/*/weights.pt"))}
-    logs = {path.name: scalars(path) for path in sorted(folder.glob("runs/parts/[!.]*"))}
+    parts = {
+        path.parent.name: _load(path)["state_dict"] for path in sorted(folder.glob("runs/pretrained/*/weights.pt"))
+    }
+    logs = {path.name: scalars(path) for path in sorted(folder.glob("runs/pretrained/[!.]*"))}
     (last,) = folder.glob("runs/run/version_*/checkpoints/last.ckpt")
     state = {key: _load(last)[key] for key in ("state_dict", "optimizer_states", "MixedDataModule", "global_step")}
     return {"parts": parts, "part metrics": logs, **state, "metrics": scalars(last.parent.parent)}

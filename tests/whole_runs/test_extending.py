@@ -13,7 +13,7 @@ from dydiff.data.local import LocalSource
 from dydiff.report.runs import longest, read_runs
 
 STANDING = ("--rollout.synthesizer", "outside.Standing", "--rollout.filter", "outside.Newest")
-BASE = ("--rollout", "lightning.pytorch.callbacks.Callback")
+BASE = ("--rollout", "null")
 
 
 def fit(*options):
@@ -136,8 +136,8 @@ def test_filters_of_one_initial_are_two_methods(place):
 
 
 def test_agents_of_one_name_are_told_apart(place):
-    for number, module in enumerate(("outside", "dydiff.agents.td3bc")):
-        assert fit(*BASE, "--model", f"{module}.{'Cloning' if number == 0 else 'TD3BC'}", "--name", str(number)) == 0
+    for number, agent in enumerate(("outside.Cloning", "dydiff.agents.TD3BC")):
+        assert fit(*BASE, "--model", agent, "--name", str(number)) == 0
     path = Path("runs/1/version_0/config.yaml")
     path.write_text(path.read_text().replace("dydiff.agents.TD3BC", "other.Cloning"))
     assert sorted(run.agent for run in read_runs(["runs"])) == ["other.Cloning", "outside.Cloning"]

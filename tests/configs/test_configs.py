@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from dydiff.cli import main
 from dydiff.cli.entry import functions_of
-from dydiff.cli.lightning_cli import parse_fit
+from dydiff.cli.lightning_cli import parse
 from dydiff.run.pretraining import make_source
 from dydiff.run.settings import plain
 from dydiff.sweep.trials import expand
@@ -33,7 +33,7 @@ def named(path):
 
 def run(*options):
     """The settings of a ``fit`` command, as plain values."""
-    return plain(parse_fit(["fit", *map(str, options)]))
+    return plain(parse(["fit", *map(str, options)]))
 
 
 def init_args(name):
@@ -69,7 +69,7 @@ PAPER = [
 
 @pytest.mark.parametrize(("name", "env", "dataset"), PAPER, ids=[name for name, _, _ in PAPER])
 def test_every_cell_of_the_papers_tables_has_its_config(name, env, dataset):
-    config = parse_fit(["fit", "--config", str(CONFIGS / f"{name}.yaml")])
+    config = parse(["fit", "--config", str(CONFIGS / f"{name}.yaml")])
     assert config.model.class_path.rsplit(".")[-1].lower() == name.split("_")[0]
     assert config.data.init_args.source.init_args.dataset == dataset
     assert make_source(config.data.init_args.source).task.name.startswith(env)
@@ -81,7 +81,7 @@ def test_every_cell_of_the_papers_tables_has_its_config(name, env, dataset):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("model/*.yaml")), ids=named)
 def test_every_model_trains_by_itself_on_any_source(path):
     source = str(CONFIGS / "dataset/hopper_mr.yaml")
-    assert parse_fit(["fit", "--config", str(path), "--data.source", source]).data.init_args.source
+    assert parse(["fit", "--config", str(path), "--data.source", source]).data.init_args.source
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("rollout/*.yaml")), ids=named)
@@ -128,7 +128,7 @@ def check_trials(config, *extra):
     trials = expand(config["axes"], config["options"], extra)
     for trial in (trials[0], trials[len(trials) // 2], trials[-1]):
         if command[0] == "fit":
-            settings = parse_fit([*command, *trial.args])
+            settings = parse([*command, *trial.args])
             if "synther" in trial.name:  # of the rollout that the run's own config has, nothing is left
                 assert settings.rollout.init_args.filter is None
         else:
@@ -149,7 +149,7 @@ def test_sweeps_of_one_name_agree_on_the_runs_that_they_share(monkeypatch):
             key = f"{config['name']}/{trial.name}"
             if key in made and key.endswith("-0") and ("hopper_mr" in key or "fig1" in key):
                 shared.add(key)
-                assert parse_fit(["fit", *trial.args]).rollout == parse_fit(["fit", *made[key]]).rollout, key
+                assert parse(["fit", *trial.args]).rollout == parse(["fit", *made[key]]).rollout, key
             made.setdefault(key, trial.args)
     assert {"fig1/dydiff-0", "fig1/base-0", "paper/cql-hopper_mr-dydiff-0"} <= shared
 
@@ -166,7 +166,7 @@ OPTIONS = {
 def test_every_option_in_the_documents_is_one(options, monkeypatch):
     monkeypatch.chdir(ROOT)
     spelled = shlex.split(options.replace("my_package.MyAgent", "dydiff.agents.TD3BC"))
-    assert parse_fit(["fit", "--config", "configs/td3bc_hopper_mr.yaml", *spelled]).model.class_path
+    assert parse(["fit", "--config", "configs/td3bc_hopper_mr.yaml", *spelled]).model.class_path
 
 
 def commands(document):
@@ -188,7 +188,7 @@ def test_every_command_in_the_documents_is_one(document, command, monkeypatch):
         check_trials(yaml.safe_load(Path(args[args.index("--config") + 1]).read_text()), *extra)
     elif verb == "fit":
         if "--config runs/" not in command:  # that of a run
-            assert parse_fit([verb, *args]).model.class_path
+            assert parse([verb, *args]).model.class_path
     else:
         with pytest.raises(SystemExit) as ended:
             main([verb, *args, "--print_config"])

@@ -1,6 +1,7 @@
 """Small datasets that hold every peculiarity of D4RL's files, and what d4rl's own functions make of them.
 
-``python tests/d4rl_cases.py`` writes the expectations anew; it needs the d4rl package (``make test-d4rl`` installs it).
+``python tests/support/d4rl_cases.py`` writes the expectations anew.
+It needs the d4rl package, which ``make test-d4rl`` installs.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-GOLDEN = Path(__file__).parent / "golden" / "d4rl_loaders.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "d4rl_loaders.npz"
 QLEARNING = ("observations", "actions", "rewards", "next_observations", "terminals")
 
 

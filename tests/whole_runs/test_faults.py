@@ -156,7 +156,7 @@ def test_values_that_no_reward_explains_end_the_run(place, capsys):
     assert "error: After 3 updates a Q target is" in capsys.readouterr().err
     watch["init_args"]["max_ratio"] = None
     write_yaml(Path("run.yaml"), run)
-    assert fit("--name=watched", "--rollout=lightning.pytorch.callbacks.Callback") == 0
+    assert fit("--name=watched", "--rollout=null") == 0
     (log,) = Path("runs/watched").iterdir()
     logged = faults.scalars(log)
     largest = LocalSource(path="hopper.hdf5").load().transitions.reward.abs().max() / (1 - 0.99)

@@ -42,7 +42,7 @@ def left_behind():
         (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=0"], "needs real transitions to clone"),
         (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=null"], "needs real transitions to clone"),
         (["--trainer.callbacks.init_args.every_n_epochs=0"], "every_n_epochs must be at least 1, not 0."),
-        (["--parts_seed=-1"], "parts_seed"),
+        (["--pretrained_seed=-1"], "pretrained_seed"),
         (["--ckpt_path=best"], "No checkpoint at"),
         (["--trainer.logger=false"], "A run without a logger has no folder"),
         (["--model.lr=-1"], "lr must be above 0, not -1"),
@@ -62,7 +62,7 @@ def test_a_wrong_setting_is_told_before_anything_is_trained(place, capsys, optio
     assert fit(*options) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
-    assert left_behind() in ([], ["runs/parts"])
+    assert left_behind() in ([], ["runs/pretrained"])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,10 @@ def test_settings_out_of_their_range_are_named(make, told):
     ("options", "told"),
     [
         (["--rollout", "rollout.yaml"], "A model that is trained by itself takes no --rollout"),
-        (["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"], "A part logs into its own folder"),
+        (
+            ["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"],
+            "A pretrained model logs into its own folder",
+        ),
         (["--data.max_holdout_items=0"], "max_holdout_items must be at least 1, not 0."),
         (["--data.batch_size=0"], "batch_size must be at least 1, not 0."),
         (["--data.batches_per_epoch=0"], "batches_per_epoch must be at least 1, not 0."),
@@ -109,7 +112,7 @@ def test_a_run_that_fails_before_its_first_update_leaves_no_folder(place, capsys
     wrong = ["--rollout.init_args.filter", "test_mistakes.Lopsided"]
     assert fit(*wrong, "--trainer.max_epochs=1") == 2
     assert "Lopsided.keys must give one key for each of 25 trajectories, not (24,)." in capsys.readouterr().err
-    assert not list(Path("runs").glob("run/version_*")) and len(list(Path("runs/parts").glob("[!.]*"))) == 3
+    assert not list(Path("runs").glob("run/version_*")) and len(list(Path("runs/pretrained").glob("[!.]*"))) == 3
     assert fit("--trainer.max_epochs=1", "--ckpt_path=last") == 0
     assert "runs/run has no checkpoint to go on from: a new run begins." in caplog.text
     assert Path("runs/run/version_0/checkpoints/last.ckpt").is_file()
@@ -137,7 +140,7 @@ def test_an_analysis_checks_its_agent_before_it_trains_parts(place, capsys):
     assert "A 'checkpoint' needs the 'agent' that it is of" in capsys.readouterr().err
     assert main([*command, "--num_window=3"]) == 2
     assert "Unknown key 'num_window'. Did you mean num_windows" in capsys.readouterr().err
-    assert left_behind() in ([], ["runs/parts"])
+    assert left_behind() in ([], ["runs/pretrained"])
 
 
 def test_what_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):

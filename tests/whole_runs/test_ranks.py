@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from agents import AGENTS
 from conftest import ROOT
 from faults import differences, finish, fork, outcome, start
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities import rank_zero_only
-from test_agents import AGENTS
 from tiny import QUIET, write_run
 from training import random_batches, train
 
 from dydiff.data.episodes import Batch
-from dydiff.run.pretraining import Part
+from dydiff.run.pretraining import PretrainedModel
 from dydiff.utils import distributed
 
 TWO = ("--config", str(ROOT / "configs/ddp.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=2")
@@ -122,7 +122,7 @@ def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two):
 @pytest.mark.parametrize("trained_meanwhile", [True, False])
 def test_later_ranks_follow_the_first_into_the_training_of_a_part_or_past_it(tmp_path, monkeypatch, trained_meanwhile):
     """Another run holds the part at first. What the first rank finds when it is its turn holds for all."""
-    part, entered = Part("den", tmp_path / "parts/den"), []
+    part, entered = PretrainedModel("den", tmp_path / "parts/den"), []
     monkeypatch.setenv("DYDIFF_RUN", "ours")
     (tmp_path / "parts").mkdir()
     owner = tmp_path / "parts/.den.owner"
@@ -130,7 +130,7 @@ def test_later_ranks_follow_the_first_into_the_training_of_a_part_or_past_it(tmp
     monkeypatch.setattr(rank_zero_only, "rank", 1)
 
     def follow():
-        with part.alone():
+        with part.lock():
             entered.append(part.trained)
 
     second = threading.Thread(target=follow)
@@ -142,7 +142,7 @@ def test_later_ranks_follow_the_first_into_the_training_of_a_part_or_past_it(tmp
         part.weights.touch()
     else:
         monkeypatch.setattr(rank_zero_only, "rank", 0)
-        with part.alone():
+        with part.lock():
             assert owner.read_text() == "ours"
             second.join(10)
         assert not owner.exists()
@@ -174,7 +174,7 @@ def _launch(folder, *options):
 @pytest.mark.parametrize("victim", ["first", "second"])
 def test_a_rank_that_dies_ends_the_run(tmp_path, victim):
     write_run(tmp_path)
-    process = _launch(tmp_path, "--trainer.max_epochs=100000", "--rollout=lightning.pytorch.callbacks.Callback")
+    process = _launch(tmp_path, "--trainer.max_epochs=100000", "--rollout=null")
     deadline = time.time() + 120
     while not list(tmp_path.glob("runs/run/version_0/checkpoints/last.ckpt")):
         assert time.time() < deadline and process.poll() is None, "it never began to train"

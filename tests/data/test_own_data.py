@@ -56,7 +56,7 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
     exec(re.search(r"```python\n(.+?)```", DOCUMENT, re.S)[1], {})
     command = re.search(r"^    python -m dydiff (fit .+pendulum.+)$", DOCUMENT, re.M)[1]
     arguments = shlex.split(command.replace("configs/", f"{ROOT}/configs/"))
-    base = ["--rollout", str(ROOT / "configs/rollout/base.yaml")]
+    base = ["--rollout", "null"]
     short = ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.init_args.updates_per_epoch=50"]
     assert main([*arguments, *base, *short, "--trainer.enable_progress_bar=false"]) == 0
     source = LocalSource(path="pendulum.npz", env_id="Pendulum-v1")
@@ -164,7 +164,7 @@ class TestMinari:
         source = f"{{class_path: dydiff.data.MinariSource, init_args: {{dataset: {name}}}}}"
         assert main([
             "fit", "--config", str(ROOT / "configs/demo.yaml"), "--data.init_args.source", source,
-            "--rollout", str(ROOT / "configs/rollout/base.yaml"), "--trainer.max_epochs=1",
+            "--rollout", "null", "--trainer.max_epochs=1",
             "--data.init_args.updates_per_epoch=50", "--trainer.enable_progress_bar=false"]) == 0  # fmt: skip
 
     def test_a_missing_dataset_is_one_line(self, minari_dataset, monkeypatch):

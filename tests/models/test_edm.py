@@ -129,7 +129,32 @@ def test_preconditioning_keeps_unit_variance(sigma):
     torch.testing.assert_close(c_noise, sigma.log() / 4)
 
 
-@pytest.mark.parametrize("setting", [{"num_steps": 0}, {"sigma_start": 0.001}, {"sigma_start": 81.0}])
+def test_draft_noise_0_takes_the_drafts_own_error_for_the_noise():
+    """Gaussian data of deviation 2, drafts with errors of deviation 0.7: the result is the posterior mean.
+
+    With noise of the same size on top, the error is larger by exactly what that noise leaves.
+    """
+    torch.manual_seed(0)
+    spread, sigma, count = 2.0, 0.7, 200_000
+    shrink = spread**2 / (spread**2 + sigma**2)
+    clean = spread * torch.randn(count, 1)
+    draft = clean + sigma * torch.randn(count, 1)
+    open_everywhere = torch.zeros(1, dtype=torch.bool)
+    made = {
+        noise: EDMSampler(1, sigma_start=sigma, draft_noise=noise, **PLAIN)(
+            lambda x, sigma: shrink * x, draft, open_everywhere
+        )
+        for noise in (0.0, 1.0)
+    }
+    torch.testing.assert_close(made[0.0], shrink * draft)
+    posterior = spread**2 * sigma**2 / (spread**2 + sigma**2)
+    assert (made[0.0] - clean).square().mean().item() == pytest.approx(posterior, rel=0.02)
+    assert (made[1.0] - clean).square().mean().item() == pytest.approx(posterior + (shrink * sigma) ** 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"num_steps": 0}, {"sigma_start": 0.001}, {"sigma_start": 81.0}, {"draft_noise": -0.1}]
+)
 def test_sampler_refuses_impossible_settings(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         EDMSampler(**setting)
@@ -149,7 +174,7 @@ def test_denoiser_loss_counts_only_open_states_within_the_episode():
     error = (c_skip * (batch.obs + 2 * noise[..., :3]) - batch.obs).square()[:, 1:]
     counted = valid[:, 1:, None].expand_as(error)
     expected = loss_weight(torch.tensor(2.0), sigma_data) * error[counted].mean()
-    torch.testing.assert_close(model._loss_at(*model.clean(batch), sigma, noise), expected)
+    torch.testing.assert_close(model._loss_at(*model.clean_samples(batch), sigma, noise), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -187,7 +212,7 @@ def test_padding_has_no_loss():
     assert torch.equal(*losses)
     # A window of one valid step has none to predict: without it the mean over all others is the same.
     sigma, noise = torch.full((5,), 0.5), torch.randn(5, 8, 5)
-    clean, valid = model.clean(windows)
+    clean, valid = model.clean_samples(windows)
     torch.testing.assert_close(
         model._loss_at(clean, valid, sigma, noise), model._loss_at(clean[:4], valid[:4], sigma[:4], noise[:4])
     )

@@ -9,6 +9,7 @@ from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Windows
 from dydiff.models.edm import EDMSampler
 from dydiff.models.trajectory_diffusion import TrajectoryDiffusion
+from dydiff.rollout.base import PlainPolicy
 from dydiff.rollout.pgd import PGD
 from dydiff.utils.errors import UserError
 
@@ -55,7 +56,7 @@ def test_each_step_follows_the_unit_gradient_by_the_schedule(cosine_guidance):
     pgd = PGD(model, 2.0, cosine_guidance, EDMSampler(num_steps=10))
     x = torch.randn(5, 6, 7)
     for step in (0, 4, 8):
-        moved = pgd._follow(GaussianPolicy().log_prob, x, 1.0, step) - x
+        moved = pgd._follow(GaussianPolicy(), x, 1.0, step) - x
         length = 2.0 * (1 - step / 10 + cosine_guidance * math.sin(math.pi * (step + 1) / 10))
         torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((5,), length))
         assert (moved[..., :3] == 0).all() and (moved[..., 5:] == 0).all()
@@ -89,7 +90,7 @@ def test_rewards_and_terminals_are_part_of_the_model():
     model = TrajectoryDiffusion(3, 2, horizon=6, width=8, multipliers=(1, 2))
     obs, act, reward = torch.randn(4, 6, 3), torch.rand(4, 6, 2), torch.randn(4, 6)
     terminal = torch.rand(4, 6) < 0.2
-    samples, _ = model.clean(Windows(obs, act, reward, terminal, torch.ones(4, 6).bool()))
+    samples, _ = model.clean_samples(Windows(obs, act, reward, terminal, torch.ones(4, 6).bool()))
     for ours, theirs in zip(model.split(samples), (obs, act, reward, terminal.float()), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -108,4 +109,4 @@ def test_it_follows_a_real_agent():
 
 def test_a_policy_without_a_density_is_refused():
     with pytest.raises(UserError, match="log_prob"):
-        PGD(GaussianTrajectories(3, 2, horizon=6, width=8)).synthesize(lambda obs: obs, torch.zeros(2, 3))
+        PGD(GaussianTrajectories(3, 2, horizon=6, width=8)).synthesize(PlainPolicy(lambda obs: obs), torch.zeros(2, 3))

@@ -1,6 +1,7 @@
 """Whole runs through the command line, on tiny models."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import QUIET, part_config, write_yaml
 
 from dydiff.cli import main
-from dydiff.cli.lightning_cli import parse_fit
+from dydiff.cli.lightning_cli import parse
 from dydiff.data.local import LocalSource
 from dydiff.data.split import SplitSource
 from dydiff.data.tasks import TASKS
@@ -45,7 +46,7 @@ def scalars(version, name="run"):
 
 
 def parts():
-    return {path.name.split("-")[0]: path for path in Path("runs/parts").glob("[!.]*")}
+    return {path.name.split("-")[0]: path for path in Path("runs/pretrained").glob("[!.]*")}
 
 
 def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
@@ -93,7 +94,7 @@ def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     write_dataset((30, 40, 20, 35), name="other.hdf5", seed=5)
     shutil.move("other.hdf5", "hopper.hdf5")  # the same name, other numbers
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
-    trained = [path for path in Path("runs/parts").iterdir() if (path / "weights.pt").is_file()]
+    trained = [path for path in Path("runs/pretrained").iterdir() if (path / "weights.pt").is_file()]
     assert len(trained) == 3
 
 
@@ -130,12 +131,60 @@ def test_an_interrupted_part_is_not_taken_for_a_trained_one(place):
 
 
 def test_rollout_switch_replaces_the_kind_of_data_whole(place):
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
-    assert not Path("runs/parts").exists()
+    assert fit("--rollout", "null") == 0
+    assert not Path("runs/pretrained").exists()
     assert not any(tag.startswith("rollout/") for tag in scalars(0))
     args = ["fit", "--config", str(CONFIGS / "demo.yaml")]
-    config = parse_fit([*args, "--rollout=null", "--rollout", str(CONFIGS / "rollout/autoregressive.yaml")])
+    config = parse([*args, "--rollout=null", "--rollout", str(CONFIGS / "rollout/autoregressive.yaml")])
     assert config.rollout.init_args.synthesizer.init_args.rollout_length == 100
+    synther = ["--rollout", str(CONFIGS / "rollout/synther.yaml"), "--rollout.real_ratio", "0.3"]
+    config = parse([*args, "--rollout.filter.keep_ratio", "0.2", *synther])
+    assert config.rollout.init_args.filter is None and config.rollout.init_args.real_ratio == 0.3
+    assert parse([*args, "--rollout", "null"]).rollout is None
+
+
+def test_a_run_saved_with_the_callback_that_does_nothing_is_one_without_rollout(place, capsys):
+    """Earlier versions wrote Lightning's empty callback where now there is null."""
+    assert fit("--rollout=null", "--trainer.max_epochs=1") == 0
+    saved = Path("runs/run/version_0/config.yaml")
+    config = yaml.safe_load(saved.read_text())
+    assert config["rollout"] is None
+    write_yaml(saved, config | {"rollout": {"class_path": "lightning.pytorch.callbacks.Callback"}})
+    assert fit("--ckpt_path=last") == 2
+    assert "rollout.class_path None, this command says callbacks.SyntheticRollout" in capsys.readouterr().err
+    assert main(["fit", "--config", str(saved), "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    assert fit("--rollout=null", "--ckpt_path=last") == 0
+    assert len(list(Path("runs/run").iterdir())) == 1 and weights(0)["num_updates"] == 18
+    write_yaml(saved, config | {"rollout": {"class_path": "lightning.pytorch.callbacks.Callback"}})
+    assert main(["report", "runs/run", "--out", "out"]) == 0
+    assert "| Base |" in Path("out/report.md").read_text()
+
+
+@pytest.mark.parametrize("by", ["file", "option"])
+def test_a_later_list_of_callbacks_replaces_the_earlier_one(place, capsys, by):
+    """It takes no arguments of the callbacks that stood at the same places."""
+    callbacks = [
+        {"class_path": "callbacks.LastCheckpoint"},
+        {"class_path": "EarlyStopping", "init_args": {"monitor": "eval/score"}},
+        {"class_path": "ModelCheckpoint", "init_args": {"monitor": "eval/score", "mode": "max"}},
+    ]
+    write_yaml(Path("mine.yaml"), {"trainer": {"callbacks": callbacks}})
+    mine = ["--config", "mine.yaml"] if by == "file" else ["--trainer.callbacks", json.dumps(callbacks)]
+    demo = ["fit", "--config", str(CONFIGS / "demo.yaml")]
+
+    def printed(*options):
+        with pytest.raises(SystemExit):
+            main([*demo, *options, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+
+    shipped, found = printed(), printed(*mine)
+    assert shipped[2]["init_args"]["every_n_epochs"] == 5
+    assert [each["class_path"].split(".")[-1] for each in found] == [
+        "LastCheckpoint", "EarlyStopping", "ModelCheckpoint"]  # fmt: skip
+    assert found[0]["init_args"]["every_n_epochs"] == 1 and found[2]["init_args"]["every_n_epochs"] is None
+    assert printed("--trainer.callbacks+=callbacks.LastCheckpoint")[:3] == shipped  # one more
+    write_yaml(Path("other.yaml"), {"trainer": {"max_epochs": 2}})
+    assert printed("--config", "other.yaml") == shipped
 
 
 SINGLE_STEP = {"dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 4}
@@ -188,7 +237,7 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
 def test_an_evaluation_leaves_the_training_as_it_was(place):
     """Even one that draws the policy's actions."""
     cql = ["--model=dydiff.agents.CQL", "--model.init_args.sample_eval_actions=true"]
-    base = ["--rollout", str(CONFIGS / "rollout/base.yaml")]
+    base = ["--rollout", "null"]
     for every in (1, 3):
         assert fit(*cql, *base, f"--trainer.check_val_every_n_epoch={every}") == 0
     assert all(torch.equal(value, weights(1)[key]) for key, value in weights(0).items())
@@ -200,7 +249,7 @@ def test_a_dataset_replaces_the_one_before_whole(place):
     own_range = ["--data.source.score_min", "5"]
 
     def source(*options):
-        made = parse_fit([*demo, *options]).data.init_args.source
+        made = parse([*demo, *options]).data.init_args.source
         return made.class_path, {key: value for key, value in made.init_args.items() if value is not None}
 
     local, walker = "dydiff.data.LocalSource", ("dydiff.data.D4RLSource", {"dataset": "walker2d-medium-expert-v2"})
@@ -220,11 +269,11 @@ def test_a_dataset_replaces_the_one_before_whole(place):
 def test_null_is_heard_by_a_class_within_a_class():
     synthesizer = "--rollout.init_args.synthesizer.init_args"
     args = ["fit", "--config", str(CONFIGS / "td3bc_hopper_mr.yaml"), "--config", str(CONFIGS / "small.yaml")]
-    sampler = parse_fit(args).rollout.init_args.synthesizer.init_args.sampler
+    sampler = parse(args).rollout.init_args.synthesizer.init_args.sampler
     assert sampler.sigma_start == 1
-    start = parse_fit([*args, f"{synthesizer}.sampler.sigma_start=null"]).rollout.init_args.synthesizer.init_args
+    start = parse([*args, f"{synthesizer}.sampler.sigma_start=null"]).rollout.init_args.synthesizer.init_args
     assert start.sampler.sigma_start is None and start.sampler.num_steps == sampler.num_steps
-    whole = parse_fit([*args, f"{synthesizer}.sampler", "null"]).rollout.init_args.synthesizer.init_args
+    whole = parse([*args, f"{synthesizer}.sampler", "null"]).rollout.init_args.synthesizer.init_args
     assert whole.sampler is None
 
 
@@ -273,7 +322,7 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert fit() == 0
     logged = scalars(0)["eval/score"][-1][1]
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
-    shutil.rmtree("runs/parts")  # scoring needs no part
+    shutil.rmtree("runs/pretrained")  # scoring needs no part
     capsys.readouterr()
     assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     told = capsys.readouterr().out
@@ -281,12 +330,12 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert shown == pytest.approx(logged, rel=1e-5)
     assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     assert "eval/score" in capsys.readouterr().out
-    assert not Path("runs/parts").exists() and not Path("config.yaml").exists()
+    assert not Path("runs/pretrained").exists() and not Path("config.yaml").exists()
 
 
 def test_the_run_that_is_scored_is_the_one_that_is_named(place, capsys, caplog):
     """Not the newest one of whatever settings."""
-    base = ["--rollout", str(CONFIGS / "rollout/base.yaml")]
+    base = ["--rollout", "null"]
     assert fit("--trainer.max_epochs=1") == 0 and fit(*base, "--trainer.max_epochs=2") == 0
     score = ["test", "--config", "run.yaml", *QUIET, "--ckpt_path=last", "--data.num_eval_episodes=3"]
     for version, rollout in enumerate(([], base)):
@@ -300,7 +349,7 @@ def test_the_run_that_is_scored_is_the_one_that_is_named(place, capsys, caplog):
 
 @pytest.mark.parametrize("end", ["--trainer.max_steps=12", "--trainer.max_time=00:00:00:03"])
 def test_the_end_is_saved_whatever_ends_a_run(place, end):
-    base = ["--rollout", str(CONFIGS / "rollout/base.yaml"), "--trainer.callbacks.init_args.every_n_epochs=100000"]
+    base = ["--rollout", "null", "--trainer.callbacks.init_args.every_n_epochs=100000"]
     assert fit(*base, "--trainer.max_epochs=100000", end) == 0
     saved = torch.load("runs/run/version_0/checkpoints/last.ckpt", weights_only=True)
     assert saved["state_dict"]["num_updates"] == scalars(0)["train/critic_loss"][-1][0] > 0
@@ -315,10 +364,24 @@ def test_a_part_is_found_by_what_it_is(place):
     assert sorted(parts()) == ["dyn", "mine", "rew"]
 
 
+def test_a_model_of_an_earlier_version_is_found(place, capsys):
+    """Its folder was runs/parts then, and the option of its seed --parts_seed."""
+    assert fit("--trainer.max_epochs=1", "--pretrained_seed=1") == 0
+    Path("runs/pretrained").rename("runs/parts")
+    saved = Path("runs/run/version_0/config.yaml")
+    saved.write_text(saved.read_text().replace("pretrained_seed: 1", "parts_seed: 1"))
+    capsys.readouterr()
+    assert fit("--parts_seed=1", "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    assert capsys.readouterr().out.count("reuse") == 3
+    assert not Path("runs/pretrained").exists() and weights(0)["num_updates"] == 12
+    assert main(["fit", "--config", str(saved), "--pretrained_seed=0", "--ckpt_path=last"]) == 2
+    assert "made with pretrained_seed 1, this command says 0" in capsys.readouterr().err
+
+
 def test_a_film_shows_the_first_scored_episode(place):
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml"), "--trainer.max_epochs=1") == 0
+    assert fit("--rollout", "null", "--trainer.max_epochs=1") == 0
     command = [sys.executable, "-m", "dydiff", "test", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]
-    command += ["--data.num_eval_episodes=1", "--rollout", str(CONFIGS / "rollout/base.yaml")]
+    command += ["--data.num_eval_episodes=1", "--rollout", "null"]
     environment = os.environ | {"MUJOCO_GL": "egl", "COLUMNS": "120"}
     for name in ("episode.gif", "episode.mp4"):
         made = subprocess.run([*command, "--video", name], env=environment, capture_output=True, text=True)
@@ -420,7 +483,7 @@ def test_going_on_with_other_settings_is_refused(place, capsys):
         assert "made with model.gamma 0.99, this command says 0.9" in capsys.readouterr().err
     assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt", "--model=dydiff.agents.CQL") == 2
     assert "was made by" in capsys.readouterr().err
-    assert fit("--ckpt_path=last", "--rollout", str(CONFIGS / "rollout/base.yaml")) == 2
+    assert fit("--ckpt_path=last", "--rollout", "null") == 2
     assert "rollout.class_path callbacks.SyntheticRollout, this command" in capsys.readouterr().err
     assert len(list(Path("runs/run").iterdir())) == 1
 
@@ -441,7 +504,7 @@ def test_of_several_runs_of_a_name_the_last_with_the_commands_settings_goes_on(p
 
 
 def test_checkpoint_of_another_task_is_refused(place, capsys):
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    assert fit("--rollout", "null") == 0
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
     content = torch.load(checkpoint, weights_only=True) | {"task": "walker2d"}
     torch.save(content, "walker.ckpt")
@@ -458,6 +521,8 @@ def test_checkpoint_of_another_task_is_refused(place, capsys):
         (["--rollout.init_args.synthesizer.init_args.rollout_length=9"], "longer than the denoiser's horizon (8)"),
         (["--rollout.init_args.synthesizer.init_args.denoiser=nowhere.yaml"], "nowhere.yaml"),
         (["--model.init_args.gama=0.9"], "Unknown key 'gama' in model (dydiff.agents.TD3BC). Did you mean gamma"),
+        (["--rollout=nowhere.yaml"], "rollout: there is no file nowhere.yaml."),
+        (["--data.source=nowhere.yaml"], "data.source: there is no file nowhere.yaml."),
         (["--trainer.max_epoch=3"], "Did you mean trainer.max_epochs"),
         (["--rollout.init_args.synthesizer.init_args.num_correction=1"], "Did you mean num_corrections"),
         (["--model=dydiff.agents.td3bc.TD3BD"], "Did you mean TD3BC"),
@@ -498,13 +563,18 @@ def test_damaged_dataset_stops_before_anything_is_trained(place, capsys):
     assert not Path("runs").exists()
 
 
-def test_print_config_is_a_config(place, capsys):
+def test_print_config_is_a_config_that_works_from_anywhere(place, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
-        fit("--print_config")
+        fit("--print_config", "--rollout.real_ratio=0.5")
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    write_yaml(Path("printed.yaml"), yaml.safe_load(printed))
-    assert parse_fit(["fit", "--config", "printed.yaml"]).rollout.init_args.real_ratio == 0.6
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "printed.yaml").write_text(printed)
+    monkeypatch.chdir(elsewhere)
+    rollout = parse(["fit", "--config", "printed.yaml"]).rollout.init_args
+    assert rollout.real_ratio == 0.5
+    assert Path(rollout.synthesizer.init_args.denoiser.absolute).samefile(place / "pretrain/den.yaml")
 
 
 @pytest.mark.parametrize(
@@ -525,7 +595,7 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     write_yaml(Path("error.yaml"), {
         "source": source, "synthesizers": {"single-step": draft, "dydiff": synthesizer},
         "num_windows": 5, "holdout_fraction": 0.5})  # fmt: skip
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    assert fit("--rollout", "null") == 0
     agent = ["--agent=dydiff.agents.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
     checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
     assert main(["analyze", "horizon_error", "--config", "error.yaml", *agent, checkpoint]) == 0
@@ -543,9 +613,9 @@ def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
     write_yaml(Path("error.yaml"), {
         "source": source, "synthesizers": {"draft": draft, "clipped": clipped}, "holdout_fraction": 0.5})  # fmt: skip
     for seed in ("0", "1"):
-        made = ["--parts_seed", seed, "--out", f"errors/{seed}"]
+        made = ["--pretrained_seed", seed, "--out", f"errors/{seed}"]
         assert main(["analyze", "horizon_error", "--config", "error.yaml", *made]) == 0
-    assert len([path for path in Path("runs/parts").iterdir() if path.name.startswith("dyn-")]) == 2
+    assert len([path for path in Path("runs/pretrained").iterdir() if path.name.startswith("dyn-")]) == 2
     table = ["analyze", "error_table", "--folder", "errors", "--reference", "draft", "--out", "table.md"]
     assert main(table) == 0
     read = [
@@ -570,7 +640,7 @@ def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
 
 
 def test_analyze_holds_the_theory_against_measured_errors(place, capsys):
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    assert fit("--rollout", "null") == 0
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
     agent = {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
@@ -592,7 +662,7 @@ def test_analyze_holds_the_theory_against_measured_errors(place, capsys):
 
 
 def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    assert fit("--rollout", "null") == 0
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
     agent = {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}}
@@ -652,7 +722,7 @@ def test_analyze_compares_transitions(place, capsys):
     agent = ["--agent=dydiff.agents.TD3BC", "--agent.init_args.hidden_sizes=[16, 16]"]
     assert main([*quality, *agent]) == 2
     assert "needs its 'checkpoint'" in capsys.readouterr().err
-    assert fit("--rollout", str(CONFIGS / "rollout/base.yaml")) == 0
+    assert fit("--rollout", "null") == 0
     checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
     assert main([*quality, *agent, checkpoint, "--out", "rolled"]) == 0
     told = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What every agent must pass. A new agent adds one line to ``AGENTS``."""
+"""What every agent must pass. A new agent adds one line to ``AGENTS`` of ``tests/support/agents.py``."""
 
 import io
 import shutil
@@ -6,35 +6,15 @@ from copy import deepcopy
 
 import pytest
 import torch
+from agents import AGENTS, make
 from training import random_batches, train
 
 import dydiff.agents.optimization
-from dydiff.agents.cql import CQL
-from dydiff.agents.diffql import DiffQL
 from dydiff.agents.optimization import compiled
-from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Batch
 from dydiff.utils.errors import UserError
 
-# A constructor for each agent and variant, and the settings with which it follows rewards rather than the data.
-AGENTS = {
-    "td3bc": (TD3BC, {"policy_delay": 1}, {"alpha": 50.0}),
-    "td3bc-real": (TD3BC, {"policy_delay": 1, "clone_synthetic": False}, None),
-    "cql": (CQL, {}, {"cql_weight": 0.05, "policy_lr": 1e-3}),
-    "cql-lagrange": (CQL, {"target_action_gap": 1.0, "max_backup": True}, None),
-    "cql-unweighted": (CQL, {"importance_sampling": False, "num_sampled_actions": 3}, None),
-    "diffql": (DiffQL, {"ema_start": 0, "ema_every": 1}, {"q_coef": 20.0}),
-    "diffql-recovered": (DiffQL, {"ema_start": 0, "ema_every": 1, "recovered_action": True}, {"q_coef": 20.0}),
-    "diffql-max-q": (DiffQL, {"ema_start": 0, "ema_every": 1, "max_q_backup": True, "max_grad_norm": 1.0}, None),
-}
 every_agent = pytest.mark.parametrize("name", AGENTS)
-
-
-def make(name, seed=0, obs_dim=4, act_dim=2, hidden_sizes=(16, 16), **options):
-    torch.manual_seed(seed)
-    agent_class, settings, _ = AGENTS[name]
-    networks = ("policy_hidden_sizes", "critic_hidden_sizes") if agent_class is DiffQL else ("hidden_sizes",)
-    return agent_class(obs_dim, act_dim, **dict.fromkeys(networks, hidden_sizes), **{**settings, **options})
 
 
 def online_and_target(agent):

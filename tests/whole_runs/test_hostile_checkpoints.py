@@ -78,7 +78,7 @@ def test_an_agents_checkpoint_executes_nothing(copy, capsys, command, where):
 
 
 def test_a_parts_files_execute_nothing(copy, capsys):
-    (weights,) = Path("runs/parts").glob("dyn-*/weights.pt")
+    (weights,) = Path("runs/pretrained").glob("dyn-*/weights.pt")
     torch.save({"state_dict": {"network": Bomb()}}, weights)
     assert "weights.pt is damaged or not a checkpoint" in told(capsys, "fit", "--config=run.yaml")
     interrupted = weights.parent / "checkpoints" / "last.ckpt"
@@ -129,7 +129,7 @@ def test_weights_of_another_shape(copy, capsys, command):
 
 
 def test_a_part_of_another_shape(copy, capsys):
-    (weights,) = Path("runs/parts").glob("rew-*/weights.pt")
+    (weights,) = Path("runs/pretrained").glob("rew-*/weights.pt")
     content = torch.load(weights, weights_only=True)
     del content["state_dict"]["network.0.weight"]
     torch.save(content, weights)

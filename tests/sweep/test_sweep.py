@@ -22,7 +22,7 @@ from dydiff.sweep.trials import expand
 from dydiff.sweep.worker import run_job
 from dydiff.utils.errors import UserError
 
-BASE = {"rollout": str(ROOT / "configs/rollout/base.yaml")}
+BASE = {"rollout": "null"}
 
 
 def test_every_choice_of_the_axes_is_a_trial():

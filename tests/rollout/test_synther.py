@@ -26,7 +26,7 @@ def as_episodes(transitions):
 def test_decoding_undoes_encoding():
     model, data = TransitionDiffusion(1, 1, width=8, num_layers=1), lively(100)
     model.fit_statistics(as_episodes(data))
-    encoded, valid = model.clean(data)
+    encoded, valid = model.clean_samples(data)
     torch.testing.assert_close(encoded[:, :4].std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
     assert set(encoded[:, 4].tolist()) == {0.0, 1.0} and valid.all()
     decoded = model.sample(100, lambda denoise, empty, mask, generator: encoded)

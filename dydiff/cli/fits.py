@@ -1,0 +1,282 @@
+"""What ``fit``, ``validate`` and ``test`` do, from the command line to the result."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from dydiff.agents.base import Agent, check_task
+from dydiff.cli.lightning_cli import DyDiffCLI, parse
+from dydiff.data.source import EpisodeSource
+from dydiff.envs.video import check_video, save_video
+from dydiff.models.base import PretrainedModule
+from dydiff.run.folders import claim_version, find_last, find_to_score
+from dydiff.run.loggers import loggers_of, without_files
+from dydiff.run.pretraining import PretrainedModel, PretrainedModels, check_pretraining, make_source, model_directory
+from dydiff.run.settings import check_settings, class_of, plain
+from dydiff.run.summary import show_plan, show_result
+from dydiff.utils.checkpoints import check_weights, publish, read_checkpoint
+from dydiff.utils.console import show_line
+from dydiff.utils.errors import UserError
+
+_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+
+
+def fit(args: Sequence[str]) -> None:
+    """Train an agent, or a model by itself."""
+    config = parse(["fit", *args])
+    if not issubclass(class_of(config.model), PretrainedModule):
+        AgentFit(config).run()
+        return
+    model_fit = PretrainingFit(config)
+    if not model_fit.run():
+        show_line(f"Already trained: {model_fit.model.weights}. Delete it to train it again.")
+
+
+def score(command: str, args: Sequence[str]) -> None:
+    """``validate`` or ``test`` a saved agent."""
+    config = parse([command, *args])
+    checkpoint = _checkpoint_to_score(config)
+    source = make_source(config.data.init_args.source)
+    if issubclass(class_of(config.model), Agent):
+        check_task(checkpoint.content, source.task)
+    config.rollout = None
+    config.trainer.logger = without_files(config.trainer.logger)
+    made = DyDiffCLI(command, config)
+    checkpoint.check_weights(made.model)
+    video = config.get("video")
+    if video is not None:
+        check_video(video, source.task)
+    options = {"ckpt_path": checkpoint.path, "verbose": config.verbose, "weights_only": config.weights_only}
+    getattr(made.trainer, command)(made.model, datamodule=made.datamodule, **options)
+    if video is not None and made.trainer.is_global_zero:
+        seed, agent = made.datamodule.test_seed, made.model
+        policy = agent.policy(agent.sample_eval_actions, torch.Generator(agent.device).manual_seed(seed))
+        total = save_video(policy, source.task, seed, video, device=agent.device)
+        show_line(f"An episode of return {total:.1f} is in {video}")
+
+
+class AgentFit:
+    """The training of an agent, after the models that its rollout needs.
+
+    Args:
+        config: The parsed config of a ``fit``.
+
+    Raises:
+        UserError: The config has no logger, or there is a run to resume that was made with other settings.
+    """
+
+    claimed: Path | None = None
+
+    def __init__(self, config: Namespace) -> None:
+        self.config = config
+        self.folder = Path(config.runs_dir, config.name)
+        self.version: int | None = None
+        path = config.ckpt_path
+        if path == "last":
+            self.version, path = find_last(self.folder, plain(config))
+            if path is None:
+                rank_zero_info(f"{self.folder} has no checkpoint to go on from: a new run begins.")
+        self.checkpoint = _checkpoint_to_resume(config, path)
+        if config.trainer.logger is False:
+            raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
+
+    def run(self) -> None:
+        """Check everything, train the missing models, load all, train the agent."""
+        source = make_source(self.config.data.init_args.source)
+        if self.checkpoint is not None and issubclass(class_of(self.config.model), Agent):
+            check_task(self.checkpoint.content, source.task)
+        models = models_of(self.config, source)
+        made = DyDiffCLI("fit", self.config, models)  # its synthesizer holds untrained modules
+        self._check(made, source)
+        if made.trainer.is_global_zero:
+            show_plan(models, self.config.name, source, self.folder)
+        seconds = train_missing(models)
+        models.load()
+        try:
+            self._train(made, seconds)
+        except Exception:
+            if self.claimed is not None and made.trainer.global_step == 0:  # nothing was trained
+                shutil.rmtree(self.claimed, ignore_errors=True)
+            raise
+
+    def _check(self, made: DyDiffCLI, source: EpisodeSource) -> None:
+        """What can be known before any training."""
+        if self.checkpoint is not None:
+            self.checkpoint.check_weights(made.model)
+        source.load()
+        if isinstance(made.model, Agent):
+            made.model.check()
+        if check := getattr(made.config_init.rollout, "check", None):
+            check(made.model)
+
+    def _train(self, made: DyDiffCLI, model_seconds: dict[str, float]) -> None:
+        trainer, agent = made.trainer, made.model
+        trainer.loggers = self._loggers(trainer)
+        log_dir = str(trainer.log_dir)  # must be read on every rank: Lightning broadcasts it
+        agent.compile_updates = self.config.compile
+        seconds = _fit(made, self.checkpoint)
+        if trainer.is_global_zero and not trainer.interrupted:
+            show_result(trainer, log_dir, model_seconds, seconds)
+
+    def _loggers(self, trainer: L.Trainer) -> list[Logger]:
+        """In the folder of the run that is resumed, or in one that no other run has taken."""
+        version, purge_step = self.version, None
+        if version is None:
+            version = 0
+            if trainer.is_global_zero:
+                version = claim_version(self.folder)
+                self.claimed = self.folder / f"version_{version}"
+        else:
+            assert self.checkpoint is not None
+            purge_step = self.checkpoint.purge_step
+            for partial in self.folder.glob(f"version_{version}/checkpoints/*.part"):  # of a process that has died
+                partial.unlink(missing_ok=True)
+        folder = self.folder / f"version_{version}"
+        return loggers_of(self.config.trainer.logger, trainer.loggers, folder, purge_step)
+
+
+class PretrainingFit:
+    """The training of one model, for all runs that need it.
+
+    Args:
+        config: The parsed config of a ``fit``.
+
+    Raises:
+        UserError: Runs could not find or use what it would train.
+    """
+
+    def __init__(self, config: Namespace) -> None:
+        check_pretraining(config.name, config)
+        self.config = config
+        self.source = make_source(config.data.init_args.source)
+        self.model = PretrainedModel(config.name, model_directory(config.name, config, self.source, config.runs_dir))
+
+    def run(self) -> bool:
+        """Train the model and publish its weights, unless they exist. Waits while another run trains it.
+
+        Returns:
+            Whether it was trained here.
+        """
+        with self.model.lock():
+            if self.model.trained:
+                return False
+            path = None if self.config.ckpt_path == "last" else self.config.ckpt_path  # it always resumes its last
+            if self.model.interrupted.is_file():
+                path = self.model.interrupted
+            checkpoint = _checkpoint_to_resume(self.config, path)
+            made = DyDiffCLI("fit", self.config)
+            purge_step = None
+            if checkpoint is not None:
+                checkpoint.check_weights(made.model)
+                purge_step = checkpoint.purge_step
+            self.source.load()
+            directory = str(self.model.directory)
+            made.trainer.loggers = [
+                TensorBoardLogger(directory, "", "", default_hp_metric=False, purge_step=purge_step)
+            ]
+            seconds = _fit(made, checkpoint)
+            if not made.trainer.interrupted:
+                self._publish(made.trainer, seconds)
+        return True
+
+    def _publish(self, trainer: L.Trainer, seconds: float) -> None:
+        name, weights = self.model.name, self.model.weights
+        best = next(each for each in trainer.checkpoint_callbacks if getattr(each, "monitor", None))
+        assert isinstance(best, ModelCheckpoint)
+        if best.best_model_score is None:
+            raise UserError(f"'{name}' kept no best weights: its ModelCheckpoint never saw '{best.monitor}'.")
+        if trainer.is_global_zero:
+            publish(Path(best.best_model_path), weights)
+            loss = float(best.best_model_score)
+            show_line(f"{name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {weights}")
+            shutil.rmtree(self.model.interrupted.parent)  # only the best weights are used
+        trainer.strategy.barrier()
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint file and its content."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def purge_step(self) -> int:
+        """The first update that is logged again by a run that resumes from here."""
+        return int(self.content["state_dict"].get("num_updates", self.content["global_step"])) + 1
+
+    def check_weights(self, model: L.LightningModule) -> None:
+        check_weights(self.content["state_dict"], model.state_dict(), self.path, type(model).__name__)
+
+
+def _checkpoint_to_resume(config: Namespace, path: Path | str | None) -> _Checkpoint | None:
+    """The checkpoint of a fit, if it has one. The saved config has none, as running it again is a new run."""
+    config.ckpt_path = None
+    if path is None:
+        return None
+    checkpoint = _Checkpoint(Path(path), read_checkpoint(Path(path)))
+    # Lightning's CLI instead lets the checkpoint's hyperparameters silently override YAML and command line.
+    check_settings(checkpoint.content, config.model.class_path, plain(config.model.init_args))
+    return checkpoint
+
+
+def _checkpoint_to_score(config: Namespace) -> _Checkpoint:
+    path = config.ckpt_path
+    if path == "last":
+        folder = Path(config.runs_dir, config.name)
+        _, path = find_to_score(folder, plain(config))
+        if path is None:
+            raise UserError(f"{folder} has no checkpoint to score.")
+    if path is None:
+        raise UserError("There is nothing to score: give --ckpt_path last, or a checkpoint's file.")
+    return _Checkpoint(Path(path), read_checkpoint(Path(path)))
+
+
+def _fit(made: DyDiffCLI, checkpoint: _Checkpoint | None) -> float:
+    """Run the trainer. Returns its seconds."""
+    # Whether pretrained models were trained or found must not change the agent.
+    L.seed_everything(made.config.seed_everything, verbose=False)
+    begin = time.perf_counter()
+    path = None if checkpoint is None else checkpoint.path
+    options = {"ckpt_path": path, "weights_only": made.config.weights_only}
+    made.trainer.fit(made.model, datamodule=made.datamodule, **options)
+    return time.perf_counter() - begin
+
+
+def models_of(config: Namespace, source: EpisodeSource) -> PretrainedModels:
+    """The pretrained models of a run, none of them found yet; they are trained on the run's own devices."""
+    machine = {key: config.trainer[key] for key in _MACHINE if config.trainer[key] is not None}
+    options = tuple(
+        f"--trainer.{key}={value if isinstance(value, str) else json.dumps(plain(value))}"
+        for key, value in machine.items()
+    )
+    return PretrainedModels(
+        source, config.data.init_args.source, config.runs_dir, parse, config.pretrained_seed, options
+    )
+
+
+def train_missing(models: PretrainedModels) -> dict[str, float]:
+    """Train the models that no earlier run has trained.
+
+    Returns:
+        Seconds of each.
+    """
+    seconds, missing = {}, [model for model in models if not model.trained]
+    for number, model in enumerate(missing, 1):
+        rank_zero_info(f"Training {model.name}, {number} of {len(missing)} ...")
+        begin = time.perf_counter()
+        assert model.config is not None
+        PretrainingFit(model.config.clone()).run()
+        seconds[model.name] = time.perf_counter() - begin
+    return seconds
