@@ -60,6 +60,7 @@ def make_parser(command: str) -> Parser:
     )
     parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
     parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
+    parser.link_arguments("model.init_args.horizon", "data.init_args.horizon")  # where both have one
     parser.add_method_arguments(L.Trainer, command, skip=_NOT_OPTIONS)
     if command == "test":
         parser.add_argument("--video", type=Path | None, help="A GIF or MP4 file for the first of the episodes.")
