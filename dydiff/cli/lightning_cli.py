@@ -67,6 +67,7 @@ def make_parser(command: str) -> Parser:
     )
     parser.link_arguments("data.obs_dim", "model.init_args.obs_dim", apply_on="instantiate")
     parser.link_arguments("data.act_dim", "model.init_args.act_dim", apply_on="instantiate")
+    parser.link_arguments("model.init_args.horizon", "data.init_args.horizon")  # where both have one
     parser.add_method_arguments(L.Trainer, command, skip=_NOT_OPTIONS)
     if command != "fit":
         parser.add_argument("--out", type=Path | None, help="JSON file of the result; null: in the run's folder.")

@@ -58,21 +58,21 @@ class PretrainingDataModule(OfflineDataModule, ABC):
     Args:
         source: Where the dataset comes from.
         batch_size: Items of a training batch, of all ranks together.
-        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once, but for
-            those that do not fill a last batch.
-        holdout_fraction: Share of the episodes held out, in (0, 1).
+        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once and
+            drops a last batch that is not full.
+        holdout_fraction: Fraction of the episodes held out, in (0, 1).
         max_holdout_items: The holdout is thinned evenly to this many items at most.
         split_seed: Seed of the choice of the held-out episodes.
 
     Attributes:
         episodes: The dataset.
-        train: Numbers of its episodes to train on.
-        holdout: Numbers of those held out.
+        train_episodes: int64 ``[E]``, indices of its episodes to train on.
+        holdout_episodes: int64 ``[H]``, indices of the others.
     """
 
     episodes: Episodes
-    train: Tensor
-    holdout: Tensor
+    train_episodes: Tensor
+    holdout_episodes: Tensor
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class PretrainingDataModule(OfflineDataModule, ABC):
     ) -> None:
         super().__init__(source)
         if not 0 < holdout_fraction < 1:
-            raise UserError(f"holdout_fraction must lie in (0, 1), not {holdout_fraction}.")
+            raise UserError(f"holdout_fraction must be in (0, 1), not {holdout_fraction}.")
         at_least(1, batch_size=batch_size, batches_per_epoch=batches_per_epoch, max_holdout_items=max_holdout_items)
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
@@ -95,22 +95,22 @@ class PretrainingDataModule(OfflineDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         self.episodes = self.source.load()
-        self.train, self.holdout = self.episodes.split(self.holdout_fraction, self.split_seed)
+        self.train_episodes, self.holdout_episodes = self.episodes.split(self.holdout_fraction, self.split_seed)
         if len(self.episodes.lengths) == 1:
-            rank_zero_info(f"{self.source.name} is one episode: it is the holdout, too, whose loss says little then.")
+            rank_zero_info(f"{self.source.name} has one episode, for both training and holdout: the loss says little.")
 
     @abstractmethod
     def items(self, chosen: Tensor) -> "Items":
         """What a batch is made of, from the episodes at ``chosen [E]``."""
 
     def train_dataloader(self) -> "DataLoader[Any]":
-        items = self.items(self.train)
+        items = self.items(self.train_episodes)
         batches = _Batches(len(items), self.batch_size, self.batches_per_epoch)
-        # A loader draws a seed for workers that it does not have: from a generator of its own, not the training's.
+        # A DataLoader draws a seed for workers even without any: a private generator keeps that off the training's.
         return DataLoader(items, batch_sampler=batches, collate_fn=_identity, generator=torch.Generator())
 
     def val_dataloader(self) -> "DataLoader[Any]":
-        items = self.items(self.holdout)
+        items = self.items(self.holdout_episodes)
         step = -(-len(items) // self.max_holdout_items)
         chosen = range(0, len(items), step)
         size = max(self.batch_size, 1024)
@@ -125,29 +125,26 @@ class TransitionDataModule(PretrainingDataModule):
 
 
 class WindowDataModule(PretrainingDataModule):
-    """Batches of :class:`Windows`, as long as the ``horizon`` of the model that is trained on them.
-
-    An episode shorter than the horizon gives one window, padded.
+    """Batches of :class:`Windows`. An episode shorter than the horizon gives one window, padded.
 
     Args:
         source: Where the dataset comes from.
-        pad_windows: Windows begin at every row and are padded past their episode's end, where no loss counts. A
-            rollout may start from any of these rows. Otherwise a window lies within its episode (eq. 2), and the last
-            ``horizon - 1`` rows of an episode never begin one.
+        horizon: Length of a window, in steps. The command line links it to the model's ``horizon``.
+        pad_windows: Windows start at every row and are padded past their episode's end, where no loss counts. A
+            rollout may start from any of these rows. Otherwise a window is within its episode (eq. 2), and none starts
+            at the last ``horizon - 1`` rows of an episode.
         **options: See :class:`PretrainingDataModule`.
     """
 
-    horizon: int
-
-    def __init__(self, source: EpisodeSource, pad_windows: bool = False, **options: Any) -> None:
+    def __init__(self, source: EpisodeSource, horizon: int, pad_windows: bool = False, **options: Any) -> None:
         super().__init__(source, **options)
+        at_least(1, horizon=horizon)
+        self.horizon = horizon
         self.pad_windows = pad_windows
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        assert self.trainer is not None
-        self.horizon = int(self.trainer.lightning_module.horizon)  # type: ignore[arg-type]
-        longest = int(self.episodes.lengths[self.train].max())
+        longest = int(self.episodes.lengths[self.train_episodes].max())
         if longest < self.horizon:
             raise UserError(
                 f"No training episode of {self.source.name} has the horizon's {self.horizon} steps, the longest has "

@@ -26,6 +26,10 @@ from dydiff.utils.errors import UserError
 _ADDED_LATER = {"lr_schedule": "constant", "pad_windows": False}
 
 
+# Of a data module: the dataset's content is in the key by its fingerprint, the model's horizon by the model's settings.
+_KEYED_ELSEWHERE = ("source", "horizon")
+
+
 @dataclass
 class PretrainedModel:
     """A model that a run needs trained first.
@@ -193,7 +197,7 @@ def model_directory(name: str, config: Namespace, source: EpisodeSource, runs_di
         "dataset": source.load().fingerprint,
         "seed": settings["seed_everything"],
         "model": settings["model"],
-        "data": {key: value for key, value in settings["data"]["init_args"].items() if key != "source"},
+        "data": {key: value for key, value in settings["data"]["init_args"].items() if key not in _KEYED_ELSEWHERE},
         "trainer": shaping(settings)["trainer"],
     }
     for options in (shape["model"].get("init_args") or {}, shape["data"]):

@@ -1,5 +1,6 @@
 """Reading D4RL's layout, episodes, windows, buffer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.d4rl import D4RLSource, cached_file
 from dydiff.data.episodes import Episodes, Trajectories, Transitions
 from dydiff.data.local import LocalSource
+from dydiff.data.split import SplitSource
 from dydiff.data.tasks import DATASETS, HOPPER, TASKS, RemoteDataset, never
 from dydiff.utils.errors import UserError
 from dydiff.utils.seeding import seed_of
@@ -101,6 +103,35 @@ class TestReading:
             file["terminals"][-2] = True
             changed = file.filename
         assert load(changed, terminated=never).fingerprint != first
+
+
+class TestSharedInMemory:
+    """Equal sources read a dataset once; others never get its content."""
+
+    def test_equal_sources_share_one_copy(self, write_dataset):
+        path = str(write_dataset())
+        first = LocalSource(path).load()
+        assert LocalSource(path).load() is first
+        assert LocalSource(path, score_max=9.0).load() is not first
+
+    def test_a_changed_file_is_read_again(self, write_dataset):
+        first = load(write_dataset()).fingerprint
+        assert load(write_dataset(seed=1)).fingerprint != first
+
+    def test_parts_of_one_dataset_are_apart(self, write_dataset):
+        path = str(write_dataset((5, 6, 7, 8)))
+        halves = [SplitSource(LocalSource(path), 0.5, split_seed=seed).load() for seed in (0, 1, 0)]
+        assert halves[0].fingerprint != halves[1].fingerprint and halves[0] is halves[2]
+
+    def test_a_subclass_has_its_own_content(self, write_dataset):
+        class Doubled(LocalSource):
+            def read(self):
+                episodes = super().read()
+                data = episodes.transitions
+                return replace(episodes, transitions=data._replace(reward=2 * data.reward))
+
+        path = str(write_dataset())
+        assert torch.equal(Doubled(path).load().transitions.reward, 2 * LocalSource(path).load().transitions.reward)
 
 
 def _not_finite(shape, row):

@@ -101,7 +101,7 @@ def test_termination_around_its_bounds_is_the_environments(task):
 
 def test_termination_of_recorded_states():
     """Each of the 59,312 flags of the dataset that ships with the repository."""
-    data = LocalSource(path=str(ROOT / "data/hopper-medium-replay-small.hdf5")).load().transitions
+    data = LocalSource(path=str(ROOT / "data/hopper-zoo-replay-small.hdf5")).load().transitions
     assert torch.equal(HOPPER.terminated(data.obs, data.act, data.next_obs), data.terminal)
     assert 100 < data.terminal.sum() < len(data.terminal)
 

@@ -71,7 +71,7 @@ class TestDynamics:
     def test_elites_are_the_members_with_the_lowest_holdout_error(self, dynamics):
         data = TransitionDataModule(LinearSource())
         data.setup("fit")
-        holdout = data.episodes.select(data.holdout).transitions
+        holdout = data.episodes.select(data.holdout_episodes).transitions
         errors = member_errors(dynamics, holdout)
         assert set(dynamics.elites.tolist()) == set(errors.argsort()[:2].tolist())
 
@@ -177,7 +177,7 @@ def test_denoiser_learns_the_rollout_and_samples_it(tmp_path):
     """A one-call warm start and the full sampler both move a wrong draft to the true states; EMA weights are kept."""
     torch.manual_seed(0)
     model = Denoiser(OBS_DIM, ACT_DIM, horizon=8, width=32, multipliers=(1, 2), normalization="standard", lr=3e-3)
-    data = WindowDataModule(LinearSource(), batch_size=64, batches_per_epoch=150)
+    data = WindowDataModule(LinearSource(), horizon=8, batch_size=64, batches_per_epoch=150)
     checkpoint = fit(model, data, tmp_path, 4, EMAWeightAveraging(decay=0.98))
     saved = torch.load(checkpoint.best_model_path, weights_only=True)
     assert not torch.equal(saved["state_dict"][LAST_BIAS], saved["current_model_state"][LAST_BIAS])
@@ -228,7 +228,7 @@ def test_best_weights_are_the_best_not_the_last(tmp_path):
     publish(Path(checkpoint.best_model_path), tmp_path / "weights.pt")
     best = RewardModel(OBS_DIM, ACT_DIM)
     load_weights(best, tmp_path / "weights.pt")
-    holdout = data.episodes.select(data.holdout).transitions
+    holdout = data.episodes.select(data.holdout_episodes).transitions
     assert best.loss(holdout).item() == pytest.approx(min(losses), rel=1e-4)
     assert not any(parameter.requires_grad for parameter in best.parameters())
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
-from dydiff.cli.lightning_cli import parse_fit
+from dydiff.cli.lightning_cli import parse
 from dydiff.data.tasks import DATASETS, HOPPER, RemoteDataset
-from dydiff.run.pretraining import make_source, part_directory
+from dydiff.run.pretraining import make_source, model_directory
 
 KEYS = {"den": "09f29d5578", "dyn": "6a18f5d331", "rew": "e0ce3dc241"}  # as of the first release
 
@@ -20,7 +20,7 @@ def test_keys_of_pretrained_models_never_change(place, monkeypatch, name):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(place / "cache"))
     for source in ("{class_path: LocalSource, init_args: {path: hopper.hdf5}}",
                    "{class_path: D4RLSource, init_args: {dataset: hopper}}"):  # fmt: skip
-        config = parse_fit(["fit", "--config", f"pretrain/{name}.yaml", "--data.init_args.source", source])
+        config = parse(["fit", "--config", f"pretrain/{name}.yaml", "--data.init_args.source", source])
         config.trainer = Namespace(max_epochs=2, callbacks=None)  # without defaults that are Lightning's
-        folder = part_directory(name, config, make_source(config.data.init_args.source), "runs")
-        assert folder == Path(f"runs/parts/{name}-hopper-{KEYS[name]}")
+        folder = model_directory(name, config, make_source(config.data.init_args.source), "runs")
+        assert folder == Path(f"runs/pretrained/{name}-hopper-{KEYS[name]}")
