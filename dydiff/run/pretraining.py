@@ -250,9 +250,9 @@ def part_directory(name: str, config: Namespace, source: EpisodeSource, runs_dir
         "trainer": shaping(settings)["trainer"],
     }
     for options in (shape["model"].get("init_args") or {}, shape["data"]):
-        for name, default in _ADDED_LATER.items():
-            if options.get(name, ...) == default:
-                del options[name]
+        for argument, default in _ADDED_LATER.items():
+            if options.get(argument, ...) == default:
+                del options[argument]
     key = hashlib.sha256(json.dumps(addressed(shape), sort_keys=True, default=str).encode()).hexdigest()[:10]
     folder, ending = Path(runs_dir, "parts"), f"{source.name}-{key}"
     return min(folder.glob(f"[!.]*-{glob.escape(ending)}"), default=folder / f"{name}-{ending}")
