@@ -247,8 +247,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; ``None`` takes the process's own.
 
     Returns:
-        The exit code: 0; 2 where the user can mend what is wrong; 1 where another process of a training has died; 143
-        where this one was asked to end (SIGTERM).
+        The exit code: 0; 2 where the user can mend what is wrong; 1 where another process of a training has died; 130
+        where a person has interrupted this one (SIGINT), 143 where it was asked to end (SIGTERM).
     """
     _quieten()
     try:
@@ -256,6 +256,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except SIGTERMException:  # Lightning's, which without a code would pass for success
         print("error: Asked to end (SIGTERM). Go on with --ckpt_path last.", file=sys.stderr)
         return 128 + signal.SIGTERM
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt, without its code
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print("error: Interrupted. Resume with --ckpt_path last.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         if distributed.is_loss_of_peer(error):
             print(

@@ -1,5 +1,6 @@
 """Settings that Lightning, torch or jsonargparse would refuse late or with a traceback, refused at once in one line."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ MAX_SEED = 2**32 - 1
 
 _PRECISIONS = {None, 32, 64, "32", "64", "32-true", "64-true"}
 _LOGGER_PACKAGES = {"WandbLogger": ("wandb",), "MLFlowLogger": ("mlflow", "mlflow_skinny")}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OURS = ("dydiff", "callbacks")
 
 
@@ -159,6 +161,11 @@ def library_error(error: BaseException) -> UserError | None:
     if str(error).startswith("Early stopping conditioned on metric"):  # of a metric that is known once it is logged
         return _one_line(error)
     links = list(_chain(error))
+    if full := next((link for link in links if isinstance(link, OSError) and link.errno in _DISK_FULL), None):
+        return UserError(
+            f"The disk is full, or a limit of it is reached ({full.strerror}). Free some space; what was saved before "
+            "still stands: resume with --ckpt_path last."
+        )
     frames = [frame for link in links for frame in _frames(link.__traceback__)]
     kinds = [kind for _, kind in frames if kind != "standard"]
     modules = [module for module, kind in frames if kind == "ours"]

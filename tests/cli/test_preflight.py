@@ -169,6 +169,13 @@ def test_a_mistake_in_code_keeps_its_traceback(place):
         assert user_error(error) is None
 
 
+def test_a_full_disk_is_named_whoever_writes():
+    """TensorBoard's and Lightning's writers say neither what they write nor where."""
+    with pytest.raises(OSError) as caught, open("/dev/full", "w") as file:
+        file.write("x")
+    assert "The disk is full" in str(user_error(caught.value))
+
+
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [

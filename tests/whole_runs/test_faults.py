@@ -1,5 +1,6 @@
 """What can go wrong, and what then becomes of a run."""
 
+import os
 import resource
 import signal
 import tempfile
@@ -251,3 +252,16 @@ def test_a_model_whose_holdout_loss_is_never_finite_is_not_published(place, caps
     assert main(["fit", "--config", "pretrain/nan.yaml", *source, *QUIET, "--trainer.max_epochs=2"]) == 2
     assert "'holdout/loss' never was a finite number" in capsys.readouterr().err
     assert not list(Path("runs").rglob("weights.pt"))
+
+
+def _interrupt(agent, *args):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("moment", ["training_step", "validation_step", "check"])
+def test_an_interrupted_run_says_how_to_resume(place, capsys, monkeypatch, moment):
+    """pytorch-lightning #19916 and #11924: Ctrl+C in a step, in an evaluation, before the training."""
+    monkeypatch.setattr(TD3BC, moment, _interrupt)
+    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
+    assert main(["fit", "--config", "run.yaml", *QUIET, base]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "error: Interrupted. Resume with --ckpt_path last."
