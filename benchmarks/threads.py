@@ -39,7 +39,7 @@ def work(threads: int, count: int) -> dict[str, float]:
     made: Any = agent.configure_optimizers()
     agent.minimizers = [Minimizer(each) for each in (made if isinstance(made, (list, tuple)) else [made])]
     for minimizer in agent.minimizers:
-        minimizer.take_lr()
+        minimizer.sync_lr()
 
     def update_dynamics(number: int) -> None:
         optimizer.zero_grad()  # type: ignore[union-attr]

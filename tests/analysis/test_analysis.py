@@ -11,6 +11,7 @@ from dydiff.analysis.theory import measure as theory_of
 from dydiff.data.episodes import Trajectories
 from dydiff.data.local import LocalSource
 from dydiff.data.tasks import HOPPER
+from dydiff.data.termination import never
 from dydiff.envs.real_rollout import RecordedActions, real_rollout
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.base import Synthesizer
@@ -44,7 +45,7 @@ def episodes(tmp_path, write_dataset):
     obs = random.normal(scale=0.05, size=(30, 11)).astype(np.float32)
     obs[:, 0] += 1.25
     path = write_dataset((30,), observations=obs, next_observations=np.roll(obs, -1, axis=0))
-    return LocalSource(path=str(path)).load()
+    return LocalSource(path=str(path), terminated=never).load()
 
 
 def policy(obs):

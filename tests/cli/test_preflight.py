@@ -171,7 +171,7 @@ def test_a_mistake_in_code_keeps_its_traceback(place):
 
 def test_a_full_disk_is_named_whoever_writes():
     """TensorBoard's and Lightning's writers say neither what they write nor where."""
-    with pytest.raises(OSError) as caught, open("/dev/full", "w") as file:
+    with pytest.raises(OSError, match="No space left") as caught, open("/dev/full", "w") as file:
         file.write("x")
     assert "The disk is full" in str(user_error(caught.value))
 

@@ -83,7 +83,7 @@ class TestMinari:
         source = f"{{class_path: dydiff.data.MinariSource, init_args: {{dataset: {name}}}}}"
         assert main([
             "fit", "--config", str(ROOT / "configs/demo.yaml"), "--data.init_args.source", source,
-            "--rollout", str(ROOT / "configs/rollout/base.yaml"), "--trainer.max_epochs=1",
+            "--rollout", "null", "--trainer.max_epochs=1",
             "--data.init_args.updates_per_epoch=50", "--trainer.enable_progress_bar=false"]) == 0  # fmt: skip
 
     def test_a_missing_dataset_is_one_line(self, minari_dataset, monkeypatch):

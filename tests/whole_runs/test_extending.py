@@ -214,7 +214,7 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
         ("dydiff.agent.TD3BC", "Nothing named 'agent' in dydiff. Did you mean agents"),
         ("outside.Newest", "model: outside.Newest does not correspond to a subclass of LightningModule\n"),
         ("Agent", "Agent cannot be made, as it lacks what a class of its kind needs"),
-        ("configs/none.yaml", "model: Expected a path but configs/none.yaml either not accessible"),
+        ("configs/none.yaml", "model: there is no file configs/none.yaml."),
         ("dydiff.agents.Agent", "Agent cannot be made, as it lacks act, update: name a class that has it."),
     ],
 )
