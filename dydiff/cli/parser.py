@@ -39,7 +39,12 @@ class Parser(LightningArgumentParser):
             return super().parse_args(args, *rest, **options)
         given = list(sys.argv[1:] if args is None else args)
         prints = [each for each in given if each.partition("=")[0] == _PRINT]
-        config = super().parse_args([each for each in given if each not in prints], *rest, **options)
+        try:
+            config = super().parse_args([each for each in given if each not in prints], *rest, **options)
+        except UserError:
+            if prints:  # settings that lack a required one can be printed
+                super().parse_args(given, *rest, **options)
+            raise
         for key, replacing in _replacing(given).items():
             if key in config:
                 config[key] = None

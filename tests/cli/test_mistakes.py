@@ -39,8 +39,6 @@ def left_behind():
     [
         (["--seed_everything=-3"], "seed_everything must be from 0 to 4294967295, not -3."),
         (["--seed_everything=false"], "seed_everything must be from 0 to 4294967295, not false."),
-        (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=0"], "needs real transitions to clone"),
-        (["--model.clone_synthetic=false", "--rollout.init_args.real_ratio=null"], "needs real transitions to clone"),
         (["--trainer.callbacks.init_args.every_n_epochs=0"], "every_n_epochs must be at least 1, not 0."),
         (["--pretrained_seed=-1"], "pretrained_seed"),
         (["--ckpt_path=best"], "No checkpoint at"),

@@ -69,7 +69,7 @@ def error_of(capsys, *args):
         (best("val_loss"), "ModelCheckpoint monitors 'val_loss', which TD3BC does not log. Known: eval/length"),
         (best("holdout/loss"), "ModelCheckpoint monitors 'holdout/loss', which TD3BC does not log."),
         ("--seed_everything=5000000000", "seed_everything must be from 0 to 4294967295, not 5000000000."),
-        ("--parts_seed=5000000000", "parts_seed must be from 0 to 4294967295, not 5000000000."),
+        ("--parts_seed=5000000000", "pretrained_seed must be from 0 to 4294967295, not 5000000000."),
         ("--seed_everything=2.0", "seed_everything must be a whole number, or true for a random one."),
         ("--seed_everything=null", "seed_everything must be a whole number, or true for a random one."),
         ("--trainer.barebones=true", "trainer.barebones switches off"),
@@ -118,7 +118,7 @@ def test_advice_fits_the_way_of_installation(monkeypatch, tmp_path):
 def test_extras_that_advice_names_exist():
     import tomllib
 
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"wandb", "mlflow", "minari", "sweep", "report", "video", "collect"} <= set(extras)
 
@@ -148,7 +148,7 @@ def test_the_names_over_the_holdout_are_those_that_are_logged(place):
     """Of each kind of model, ``holdout_names`` is what a training logs."""
     for part in ("rew", "dyn", "den"):
         assert main(["fit", "--config", f"pretrain/{part}.yaml", *SOURCE, *QUIET, "--trainer.max_epochs=1"]) == 0
-        folder = max(Path("runs/parts").glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
+        folder = max(Path("runs/pretrained").glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
         tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
         module, _, name = yaml.safe_load((folder / "config.yaml").read_text())["model"]["class_path"].rpartition(".")
         model = getattr(importlib.import_module(module), name)

@@ -22,7 +22,7 @@ import callbacks
 import dydiff.agents.base
 import dydiff.agents.evaluation
 import dydiff.agents.td3bc
-import dydiff.cli.lightning_cli
+import dydiff.cli.fits
 import dydiff.models.base
 import dydiff.rollout.dydiff
 import dydiff.utils.checkpoints
@@ -37,8 +37,8 @@ RUN = ("fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last")
 MOMENTS = {
     "pretraining step": (dydiff.models.PretrainedModule, "training_step", "before"),
     "holdout evaluation": (dydiff.models.PretrainedModule, "validation_step", "after"),
-    "publishing a part": (dydiff.cli.lightning_cli, "publish", "before"),
-    "between two stages": (dydiff.cli.lightning_cli, "publish", "after"),
+    "publishing a part": (dydiff.cli.fits, "publish", "before"),
+    "between two stages": (dydiff.cli.fits, "publish", "after"),
     "rollout": (dydiff.rollout.DyDiff, "correct", "after"),
     "update chunk": (dydiff.agents.Agent, "training_step", "before"),
     "evaluation": (dydiff.agents.evaluation, "play_episodes", "after"),

@@ -106,10 +106,10 @@ def spoil(monkeypatch, change):
     real = Autoregressive.finish
 
     def finish(self, *args):
-        made = real(self, *args)
+        made, metrics = real(self, *args)
         obs = made.obs.clone()
         obs[::2, 1] = change(obs[::2, 1])
-        return made._replace(obs=obs, next_obs=obs[:, 1:])
+        return made._replace(obs=obs, next_obs=obs[:, 1:]), metrics
 
     monkeypatch.setattr(Autoregressive, "finish", finish)
 
@@ -131,8 +131,10 @@ def test_trajectories_that_are_not_finite_never_enter_the_buffer(place, monkeypa
 
 
 def test_a_rollout_without_a_finite_trajectory_ends_the_run(place, monkeypatch, capsys):
-    monkeypatch.setattr(Autoregressive, "finish", lambda self, policy, obs, act, generator: Trajectories.cut(
-        obs * float("nan"), act, act[..., 0], act[..., 0] > 2))  # fmt: skip
+    def finish(self, policy, obs, act, generator):
+        return Trajectories.cut(obs * float("nan"), act, act[..., 0], act[..., 0] > 2), {}
+
+    monkeypatch.setattr(Autoregressive, "finish", finish)
     assert fit() == 2
     assert "error: No synthetic trajectory can be used: 25 of 25 are not finite" in capsys.readouterr().err
 
@@ -194,10 +196,9 @@ def test_fast_dev_run_leaves_nothing_and_blocks_nothing(place, capsys, models):
 
 def test_a_run_that_another_process_trains_is_not_resumed(place, capsys):
     """Until that process ends, however it ends."""
-    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
-    command = ["fit", "--config", "run.yaml", *QUIET, base]
+    command = ["fit", "--config", "run.yaml", *QUIET, "--rollout=null"]
     assert main([*command, "--trainer.max_epochs=1"]) == 0
-    resuming = faults.start(place, "evaluation", 1, args=[base, "--trainer.max_epochs=20"])
+    resuming = faults.start(place, "evaluation", 1, args=["--rollout=null", "--trainer.max_epochs=20"])
     resuming.join(120)
     assert resuming.exitcode == -9
     with alone(Path("runs/run/version_0"), seconds=0):  # the dead process has released it
@@ -209,7 +210,6 @@ def test_a_run_that_another_process_trains_is_not_resumed(place, capsys):
 
 def test_a_running_fit_holds_its_folder(place, monkeypatch):
     """A new run and a resumed one."""
-    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
     held = []
 
     def on_train_end(agent):
@@ -219,13 +219,12 @@ def test_a_running_fit_holds_its_folder(place, monkeypatch):
 
     monkeypatch.setattr(TD3BC, "on_train_end", on_train_end)
     for options in ([], ["--ckpt_path=last", "--trainer.max_epochs=4"]):
-        assert main(["fit", "--config", "run.yaml", *QUIET, base, *options]) == 0
+        assert main(["fit", "--config", "run.yaml", *QUIET, "--rollout=null", *options]) == 0
     assert held == [str(Path("runs/run/version_0"))] * 2
 
 
 def test_a_run_with_csv_alone_names_its_own_files(place, capsys):
-    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
-    command = ["fit", "--config", "run.yaml", *QUIET, base, "--trainer.max_epochs=1"]
+    command = ["fit", "--config", "run.yaml", *QUIET, "--rollout=null", "--trainer.max_epochs=1"]
     assert main([*command, "--trainer.logger=CSVLogger"]) == 0
     said = capsys.readouterr().out
     assert "runs/run/version_0/metrics.csv" in said and "tensorboard" not in said
@@ -262,6 +261,9 @@ def _interrupt(agent, *args):
 def test_an_interrupted_run_says_how_to_resume(place, capsys, monkeypatch, moment):
     """pytorch-lightning #19916 and #11924: Ctrl+C in a step, in an evaluation, before the training."""
     monkeypatch.setattr(TD3BC, moment, _interrupt)
-    base = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"
-    assert main(["fit", "--config", "run.yaml", *QUIET, base]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
+    try:
+        assert main(["fit", "--config", "run.yaml", *QUIET, "--rollout", "null"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.splitlines()[-1] == "error: Interrupted. Resume with --ckpt_path last."
