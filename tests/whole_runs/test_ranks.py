@@ -115,9 +115,7 @@ def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two):
         error = (two["state_dict"][key] - value).abs().float()
         assert error.max() < 2e-3 and (error > 1e-5 + 1e-4 * value.abs()).float().mean() < 0.1, key
     kept, kept_by_two = (each["MixedDataModule"]["synthetic"] for each in (one, two))
-    first = int(one["metrics"]["rollout/buffer_size"][0])  # of the first rollout, whose agents are the same to the bit
-    assert first > 0 and torch.equal(kept["obs"][:first], kept_by_two["obs"][:first])
-    for key in ("obs", "act"):  # the later ones, in the same order, of agents that differ as much as above
+    for key in ("obs", "act"):  # the same trajectories in the same order, of models and agents that differ so
         assert ((kept[key] - kept_by_two[key]).abs() < 1e-3).float().mean() > 0.95
     for tag in ("eval/return", "eval/length", "rollout/kept_share", "rollout/length"):
         assert two["metrics"][tag] == pytest.approx(one["metrics"][tag], rel=1e-3)
