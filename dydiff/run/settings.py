@@ -106,8 +106,8 @@ def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[s
         linked = key in ("obs_dim", "act_dim")
         if key in made_with and not linked and _listed(made_with[key]) != value:
             raise UserError(
-                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: resume "
-                "with the checkpoint's own settings, or start a new run."
+                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: "
+                "resume with the checkpoint's own settings, or start a new run."
             )
 
 
