@@ -37,7 +37,7 @@ def write_dataset(path: Path, count: int) -> None:
 
 
 def write_part(folder: Path, part: str) -> Path:
-    """The demo's config of a part, for a single short epoch."""
+    """The demo's config of a pretrained model, for a single short epoch."""
     config = yaml.safe_load((ROOT / f"configs/model/{part}_demo.yaml").read_text())
     config["data"]["init_args"] = config["data"].get("init_args", {}) | {"batches_per_epoch": 100}
     config["trainer"]["max_epochs"] = 1
@@ -51,10 +51,10 @@ def peak(folder: Path, *args: str) -> int:
     command = [sys.executable, "-c", _PEAK, *args, "--runs_dir", str(folder / "runs"),
                "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if told.returncode:
-        raise SystemExit(told.stderr)
-    return 1024 * int(told.stdout.rpartition("peak ")[2].split()[0])
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return 1024 * int(done.stdout.rpartition("peak ")[2].split()[0])
 
 
 def main() -> None:

@@ -78,10 +78,10 @@ def measure(threads: int, policy: str, count: int) -> dict[str, float]:
     """:func:`work` in a process of its own."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "MKL_"))}
     command = [sys.executable, "-m", "benchmarks.threads", "--work", str(threads), "--count", str(count)]
-    told = subprocess.run(
+    done = subprocess.run(
         command, env=environment | {"OMP_WAIT_POLICY": policy}, check=True, capture_output=True, text=True
     )
-    return json.loads(told.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:

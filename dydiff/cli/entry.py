@@ -119,7 +119,7 @@ def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **g
 
 
 def run_report(args: Sequence[str]) -> None:
-    """``report``: tables and pictures of runs."""
+    """``report``: tables and plots of runs."""
     parser = Parser(prog="python -m dydiff report", description=_summary(report), allow_abbrev=False)
     parser.add_argument("runs", nargs="+", help="Folders of runs; all runs below them count.")
     parser.add_function_arguments(report, skip={"runs"})
@@ -157,7 +157,7 @@ def _run_function(command: str, run: Callable[[str, Sequence[str]], None], args:
 
 
 def _function_of(command: str, name: str) -> Callable[..., Any]:
-    """What a command can do, by its name, or a function of anyone's by its import path.
+    """What a command can do, by its name, or a custom function by its import path.
 
     Raises:
         UserError: There is no such thing.
@@ -193,7 +193,7 @@ def _quieten() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*sync_dist=True.*",  # what is logged is pooled over ranks already
         ".*random_state is deprecated.*",  # rliable's own call
-        ".*Experiment logs directory .* exists and is not empty.*",  # that of a run that goes on, whose files are kept
+        ".*Experiment logs directory .* exists and is not empty.*",  # that of a resumed run, whose files are kept
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
@@ -247,14 +247,14 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; ``None`` takes the process's own.
 
     Returns:
-        The exit code: 0; 2 where the user can mend what is wrong; 1 where another process of a training has died; 130
-        where a person has interrupted this one (SIGINT), 143 where it was asked to end (SIGTERM).
+        The exit code: 0; 2 where the user can fix the mistake; 1 where another process of a training has died; 130
+        where a person has interrupted this one (SIGINT), 143 where it was terminated (SIGTERM).
     """
     _quieten()
     try:
         _run(sys.argv[1:] if args is None else args)
     except SIGTERMException:  # Lightning's, which without a code would pass for success
-        print("error: Asked to end (SIGTERM). Go on with --ckpt_path last.", file=sys.stderr)
+        print("error: Terminated (SIGTERM). Resume with --ckpt_path last.", file=sys.stderr)
         return 128 + signal.SIGTERM
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt, without its code
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
@@ -265,15 +265,15 @@ def main(args: Sequence[str] | None = None) -> int:
         if distributed.is_loss_of_peer(error):
             print(
                 "error: Another process of this training has died; look for its own message. What was saved before "
-                "still stands: go on with --ckpt_path last.",
+                "is intact: resume with --ckpt_path last.",
                 file=sys.stderr,
             )
             return 1
-        mendable = user_error(error)
-        if mendable is None and isinstance(error, OSError) and error.filename is not None:
-            mendable = UserError(f"{error.filename}: {error.strerror}.")
-        if mendable is None:
+        fixable = user_error(error)
+        if fixable is None and isinstance(error, OSError) and error.filename is not None:
+            fixable = UserError(f"{error.filename}: {error.strerror}.")
+        if fixable is None:
             raise
-        print(f"error: {mendable}", file=sys.stderr)
+        print(f"error: {fixable}", file=sys.stderr)
         return 2
     return 0

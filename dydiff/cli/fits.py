@@ -95,7 +95,7 @@ class AgentFit:
         if path == "last":
             self.version, path = find_last(self.folder, plain(config))
             if path is None:
-                rank_zero_info(f"{self.folder} has no checkpoint to go on from: a new run begins.")
+                rank_zero_info(f"{self.folder} has no checkpoint to resume: a new run starts.")
         self.checkpoint = _checkpoint_to_resume(config, path)
         if config.trainer.logger is False:
             raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")

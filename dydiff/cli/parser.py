@@ -141,7 +141,7 @@ def _suggest(key: str, class_path: str) -> str:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """What the user can mend, however deep a library has wrapped it; Lightning's own misconfigurations, too."""
+    """An error that the user can fix, however deep a library has wrapped it; Lightning's own misconfigurations, too."""
     cause = error
     while cause is not None:
         if isinstance(cause, UserError):

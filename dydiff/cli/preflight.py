@@ -164,7 +164,7 @@ def library_error(error: BaseException) -> UserError | None:
     if full := next((link for link in links if isinstance(link, OSError) and link.errno in _DISK_FULL), None):
         return UserError(
             f"The disk is full, or a limit of it is reached ({full.strerror}). Free some space; what was saved before "
-            "still stands: resume with --ckpt_path last."
+            "is intact: resume with --ckpt_path last."
         )
     frames = [frame for link in links for frame in _frames(link.__traceback__)]
     kinds = [kind for _, kind in frames if kind != "standard"]

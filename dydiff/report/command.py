@@ -1,4 +1,4 @@
-"""The command ``report``: tables in Markdown, scores in CSV, pictures in PNG."""
+"""The command ``report``: tables in Markdown, scores in CSV, plots in PNG."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from dydiff.utils.output import markdown_table, write_csv
 _AUTHORS_UPDATES = {
     "td3bc": "the agent alone makes 500,000 updates, with DyDiff 1,000,000",
     "diffql": "the agent alone makes 1,000,000 updates, with DyDiff 500,000",
-    "cql": "the agent makes 1,000,000 updates, alone and with DyDiff",
+    "cql": "the agent makes 1,000,000 updates, without and with DyDiff",
 }
 
 
 def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 2000) -> None:
     """Tabulate and draw the scores of runs, from their TensorBoard or CSV logs.
 
-    Writes `report.md` (the paper's tables with its numbers beside, aggregate scores with stratified bootstrap
-    intervals, cost), `scores.csv` (a line for each run), pictures (learning curves, performance profiles, ablations)
+    Writes `report.md` (the paper's tables with its numbers next to them, aggregate scores with stratified bootstrap
+    intervals, cost), `scores.csv` (a line for each run), plots (learning curves, performance profiles, ablations)
     and `runs.jsonl`, which has all that was read of the logs: enough to make the report again when they are gone.
     Runs that have not reached their end are left out, by name; so are, of several with the same settings and seed, all
     but the longest.
@@ -60,7 +60,7 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
         part.write_text("\n".join(lines))
     _write_scores(finished, folder / "scores.csv")
     write_logs([run.log for run in finished], folder / f"runs{SUFFIX}")
-    print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv, pictures and runs{SUFFIX}")
+    print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv, plots and runs{SUFFIX}")
 
 
 def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps: int) -> list[str]:

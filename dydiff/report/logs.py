@@ -56,7 +56,7 @@ def read_logs(paths: Sequence[str]) -> list[Log]:
     configs = sorted({config for path, kept in is_file.items() if not kept for config in path.rglob("config.yaml")})
     logs += [log for config in configs if (log := _read_folder(config.parent))]
     if not logs:
-        raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores beside it.")
+        raise UserError(f"No agent's run in {', '.join(paths)}: there is no config.yaml with logged scores next to it.")
     return logs
 
 
@@ -102,7 +102,7 @@ def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
         return _csv_curves(folder), None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # A run that goes on repeats the records since its checkpoint: the reader drops those before, and warns of it.
+    # A resumed run repeats the records since its checkpoint: the reader drops those before, and warns of it.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     reader = EventAccumulator(str(folder), {"scalars": 0}).Reload()
     events = {tag: reader.Scalars(tag) for tag in reader.Tags()["scalars"]}

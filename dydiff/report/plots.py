@@ -82,7 +82,7 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
     """Score at the end over each setting that varies by itself: seeds as dots, mean ± deviation as a line, Base dashed.
 
     Returns:
-        Whether there was such a setting, and so a picture.
+        Whether there was such a setting, and so a plot.
     """
     panels = ablation_points(runs)
     if not panels:

@@ -86,7 +86,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
-    """All agents' runs in some places, with what sets them apart; of one that two places have, the last place's.
+    """All agents' runs in some places, with what sets them apart; duplicates keep the last path's copy.
 
     Args:
         paths: Folders of runs, and files of logs.

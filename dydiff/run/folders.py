@@ -89,11 +89,11 @@ def throwaway(runs_dir: str, with_models: bool) -> Iterator[str]:
 
 
 def find_last(folder: Path, settings: Any) -> tuple[int | None, str | None]:
-    """Version and checkpoint of the newest run in ``folder`` to go on with; ``None`` where none has a checkpoint.
+    """Version and checkpoint of the newest run in ``folder`` to resume; ``None`` where none has a checkpoint.
 
     Args:
         folder: Of all runs of a name.
-        settings: Plain settings of a command; only a run that was made with the same is one to go on with.
+        settings: Plain settings of a command; only a run that was made with the same can be resumed.
 
     Raises:
         UserError: There are runs, but only with other settings.
@@ -101,7 +101,7 @@ def find_last(folder: Path, settings: Any) -> tuple[int | None, str | None]:
     found, other = _newest(folder, settings, lambda key: key not in _DURATIONS)
     if other is not None:
         raise UserError(
-            f"The run in {other}: give this one a name of its own with --name, or begin anew in the next version "
+            f"The run in {other}: give this one another name with --name, or start a new run in the next version "
             "without --ckpt_path."
         )
     return found
@@ -110,7 +110,7 @@ def find_last(folder: Path, settings: Any) -> tuple[int | None, str | None]:
 def find_to_score(folder: Path, settings: Any) -> tuple[int | None, str | None]:
     """Version and checkpoint of the newest run in ``folder`` of the agent and the data that a command names.
 
-    How an agent is scored may be another way than in its training; ``None`` where no run has a checkpoint.
+    Evaluation settings may differ from training; ``None`` where no run has a checkpoint.
 
     Raises:
         UserError: There are runs, but only with another agent, dataset, kind of synthetic data or seed.
@@ -140,10 +140,10 @@ def _newest(
 
 
 def _difference(folder: Path, settings: Any, counts: Callable[[str], bool]) -> str | None:
-    """What a run was made with that a command says otherwise, of the settings that count."""
+    """Describe the first setting that counts and differs between a run and a command, or return None."""
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"{folder / 'config.yaml'} is missing or broken: name the checkpoint to go on from.") from None
+        raise UserError(f"{folder / 'config.yaml'} is missing or broken: name the checkpoint to resume.") from None
     made_with = {key: value for key, value in comparable(config).items() if counts(key)}
     return difference(made_with, comparable(settings))

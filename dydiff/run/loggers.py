@@ -1,4 +1,4 @@
-"""The loggers of a run. Those that write files do so in the run's own folder, beside its checkpoints and its config."""
+"""The loggers of a run. Those that write files do so in its folder, next to its checkpoints and its config."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_ste
         configs: ``trainer.logger`` of the parsed config.
         made: What the trainer has made of it.
         folder: The run's own.
-        purge_step: Of a run that goes on, the first update whose records are to be forgotten.
+        purge_step: Of a resumed run, the first update whose records are to be forgotten.
     """
     entries = listed(configs)
     if not entries:
@@ -54,7 +54,7 @@ def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_ste
 
 
 def _in_folder(kind: type[Logger], arguments: dict[str, Any], folder: Path, purge_step: int | None) -> Logger:
-    """A logger in a folder, which the logger itself takes for one of a name and a version."""
+    """Make a logger write into ``folder``, split into Lightning's save_dir, name and version."""
     place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
     if issubclass(kind, TensorBoardLogger):
         return kind(**{**arguments, **place, "sub_dir": None, "purge_step": purge_step})
@@ -71,7 +71,7 @@ def listed(configs: Configs) -> list[Namespace]:
 
 @rank_zero_only  # the others do not log, nor know the folder
 def _keep_earlier(table: Path) -> None:
-    """Rename what a run has logged before it goes on: Lightning's logger removes a file of its own name."""
+    """Rename what a run has logged before it resumes: Lightning's logger removes a file of its own name."""
     if table.is_file():
         number = len(list(table.parent.glob("metrics_*.csv")))
         table.rename(table.with_name(f"metrics_{number:03}.csv"))

@@ -26,7 +26,7 @@ _MACHINE_KEYS = {
     "enable_model_summary",
     "log_every_n_steps",
 }
-# Those of a whole run: its place, what it goes on from, and how its updates are computed.
+# Those of a whole run: its place, what it resumes from, and how its updates are computed.
 _PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile", "threads"}
 _NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # what null was in earlier versions
 _FILES = (".yaml", ".yml", ".hdf5", ".npz")
@@ -47,7 +47,7 @@ def plain(value: Any) -> Any:
 
 
 def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain settings of a command without those that say where its result lies and on what machine it is made."""
+    """The plain settings of a command without those that only name a folder or a machine."""
     kept = {key: value for key, value in settings.items() if key not in _PLACE_KEYS}
     if "trainer" in kept:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _MACHINE_KEYS}
@@ -69,7 +69,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | None:
-    """The first of the comparable settings that a command says otherwise than what was made with them, in words.
+    """Describe the first setting that differs between a saved run and this command, or return None.
 
     Args:
         made_with: Settings of what is there.
@@ -82,11 +82,11 @@ def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | N
 
 
 def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than the checkpoint's.
+    """Refuse to resume with other settings than the checkpoint's.
 
     Args:
-        checkpoint: What to go on from.
-        class_path: Class of the model that is to go on.
+        checkpoint: The checkpoint to resume.
+        class_path: Class of the model that resumes.
         settings: Its arguments, as plain values.
 
     Raises:
@@ -100,14 +100,14 @@ def check_settings(checkpoint: dict[str, Any], class_path: str, settings: dict[s
         if key not in settings and key not in ("obs_dim", "act_dim") and not key.startswith("_"):
             raise UserError(
                 f"The checkpoint was made with model.{key} {_listed(value)}, an option that {class_path} no longer "
-                "has: resume it with the version that made it, or begin a new run."
+                "has: resume it with the version that made it, or start a new run."
             )
     for key, value in settings.items():
         linked = key in ("obs_dim", "act_dim")
         if key in made_with and not linked and _listed(made_with[key]) != value:
             raise UserError(
-                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: go on "
-                "with the checkpoint's own settings, or begin a new run."
+                f"The checkpoint was made with model.{key} {_listed(made_with[key])}, this command says {value}: "
+                "resume with the checkpoint's own settings, or start a new run."
             )
 
 

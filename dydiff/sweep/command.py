@@ -1,4 +1,4 @@
-"""The command ``sweep``: a grid of runs, their parts first, then the runs, then what has failed."""
+"""The command ``sweep``: a grid of runs, first the pretrained models, then the runs, then a list of failures."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from dydiff.utils.errors import UserError
 from dydiff.utils.output import write_csv
 
 Check = Callable[[Sequence[str]], tuple[Any, PretrainedModels]]
-"""``check(args)`` of a command: its settings and the parts that it needs, without running it."""
+"""``check(args)`` of a command: its settings and the pretrained models that it needs, without running it."""
 
 _PLACE = {"fit": ("--name", "{sweep}/{trial}"), "analyze": ("--out", "{runs_dir}/{sweep}/{trial}")}
 
@@ -38,8 +38,9 @@ def sweep(
 ) -> None:
     """Run a grid of commands on Ray Tune: here, or on the cluster that RAY_ADDRESS names.
 
-    Parts are trained once, before the runs that need them. Finished runs are skipped, interrupted ones go on, a failed
-    one is told at the end and stops no other: the same command again does what is left. What follows `--` on the
+    Pretrained models are trained once, before the runs that need them. Finished runs are skipped, interrupted
+    ones resume. A failed
+    one is reported at the end and stops no other: the same command again does what is left. What follows `--` on the
     command line is passed on to every run.
 
     Args:
@@ -47,12 +48,12 @@ def sweep(
         axes: What the grid is over: for each axis its values, or labels with the options that each stands for.
         options: Options of every run, in order, as on the command line; ``{axis}`` is replaced by the axis's value.
         command: What is run: ``[fit]``, or ``[analyze, WHAT]``.
-        runs_dir: Folder of all runs and of the parts they share; on a cluster, one that all its machines see.
+        runs_dir: Folder of all runs and of their pretrained models; on a cluster, one that all its machines see.
         cpus_per_run: Cores of one run.
         gpus_per_run: GPUs of one run.
         max_restarts: How often a run is started again after its process has died.
         dry_run: Print the commands instead of running them.
-        check: Gives a command's settings and the parts that it needs, without running it.
+        check: Gives a command's settings and the pretrained models that it needs, without running it.
         extra: Further arguments of every run.
 
     Raises:
@@ -79,14 +80,14 @@ def sweep(
     run_jobs(parts, *machine, title=f"{name} parts")
     ready = [job for job in waiting if all(jobs[part].is_finished for part in job.needs)]
     run_jobs(ready, *machine, title=name)
-    _tell_results([job for job, _ in runs], Path(runs_dir, name, "results.csv"))
-    _tell_failures(parts, waiting, jobs)
+    _report_results([job for job, _ in runs], Path(runs_dir, name, "results.csv"))
+    _report_failures(parts, waiting, jobs)
 
 
 def _plan(
     trial: Trial, sweep: str, command: Sequence[str], runs_dir: str, check: Check, jobs: dict[str, Job]
 ) -> tuple[Job, dict[str, Any]]:
-    """The job of a trial, and what shapes its result; the parts that it needs are added to ``jobs``."""
+    """The job of a trial, and what shapes its result; the pretrained models that it needs are added to ``jobs``."""
     option, place = _PLACE[command[0]]
     where = option, place.format(sweep=sweep, trial=trial.name, runs_dir=runs_dir)
     args = (*command, *trial.args, "--runs_dir", runs_dir, *where)
@@ -108,8 +109,8 @@ def _plan(
     return job, comparable(plain(settings)) | made_of
 
 
-def _tell_results(runs: Sequence[Job], path: Path) -> None:
-    """The figures of analyses, smallest first, in a table and a CSV file."""
+def _report_results(runs: Sequence[Job], path: Path) -> None:
+    """The metrics of analyses, smallest first, in a table and a CSV file."""
     results = {job.name: figures for job in runs if (figures := job.result())}
     if not results:
         return
@@ -123,7 +124,7 @@ def _tell_results(runs: Sequence[Job], path: Path) -> None:
     show_line(f"All {len(ranked)} in {path}")
 
 
-def _tell_failures(parts: Sequence[Job], runs: Sequence[Job], jobs: dict[str, Job]) -> None:
+def _report_failures(parts: Sequence[Job], runs: Sequence[Job], jobs: dict[str, Job]) -> None:
     failed = [job for job in (*parts, *runs) if not job.is_finished]
     if not failed:
         show_line("All runs are finished.")

@@ -24,8 +24,8 @@ class Job:
         log: File of what it prints.
         finished: File that is there when there is nothing left to do.
         needs: Names of the jobs that have to be finished before.
-        makes_finished: Whether the command itself makes that file; else it is the worker's mark of a command that has
-            succeeded.
+        makes_finished: True if the command writes ``finished`` itself; otherwise the worker creates it on
+            success.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Job:
         return self.finished.is_file()
 
     def result(self) -> dict[str, float]:
-        """The figures that an analysis has left in ``result.yaml``; of other commands, none."""
+        """The metrics that an analysis wrote to ``result.yaml``; of other commands, none."""
         path = self.folder / "result.yaml"
         return yaml.safe_load(path.read_text()) if path.is_file() else {}
 
@@ -61,22 +61,22 @@ def claim_folder(job: Job, settings: Mapping[str, Any]) -> None:
 
     Args:
         job: The job.
-        settings: What shapes its result, by key: its settings, its dataset, its parts.
+        settings: What shapes its result, by key: its settings, its dataset, its pretrained models.
 
     Raises:
         UserError: The folder is that of a command with other settings.
     """
     record = job.folder / "trial.yaml"
     if not record.is_file():
-        told = {key: str(value) for key, value in settings.items()}
+        values = {key: str(value) for key, value in settings.items()}
         with replacing(record) as part:
-            part.write_text(yaml.safe_dump({"command": job.command, "settings": told}, width=10_000))
+            part.write_text(yaml.safe_dump({"command": job.command, "settings": values}, width=10_000))
         return
     try:
         changed = difference(yaml.safe_load(record.read_text())["settings"], settings)
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
-        raise UserError(f"{record} is not what a sweep writes: delete {job.folder} to make it anew.") from None
+        raise UserError(f"{record} is not what a sweep writes: delete {job.folder} to make it again.") from None
     if changed:
         raise UserError(
-            f"{job.folder} was made with {changed}. Give the sweep another name, or delete the folder to make it anew."
+            f"{job.folder} was made with {changed}. Give the sweep another name, or delete the folder to make it again."
         )

@@ -56,7 +56,7 @@ def run_jobs(
             verbose=1,
         ),
     ).fit()
-    shutil.rmtree(storage / name, ignore_errors=True)  # the jobs' own folders tell all
+    shutil.rmtree(storage / name, ignore_errors=True)  # the jobs' own folders have all results
 
 
 def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
@@ -72,10 +72,10 @@ def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
         from ray import tune
     except ModuleNotFoundError:
         raise UserError(f"Sweeps need Ray Tune: {pip_install('sweep')}.") from None
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told in the table and at the end
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are reported in the table and at the end
     if not ray.is_initialized():
         here: dict[str, Any] = {}
-        if "RAY_ADDRESS" not in os.environ:  # one of this sweep's own, even beside another
+        if "RAY_ADDRESS" not in os.environ:  # one of this sweep's own, even in parallel with another
             here = {"address": "local", "object_store_memory": _STORE_BYTES, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)

@@ -1,4 +1,4 @@
-"""Where a job runs: a process of its own under a Ray worker, which tells Ray Tune how far it is.
+"""Where a job runs: a process of its own under a Ray worker, which reports its progress to Ray Tune.
 
 Little is imported here: a worker starts for every job.
 """
@@ -18,12 +18,12 @@ from filelock import FileLock
 
 from dydiff.sweep.jobs import Job
 
-USER_ERROR = 2  # the exit code of what no second attempt mends
+USER_ERROR = 2  # the exit code of what no second attempt fixes
 _SECONDS = 5.0  # between two looks at a job's progress
 
 
 def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
-    """Run a job to its end, or go on with it where an earlier worker was stopped.
+    """Run a job to its end, or resume it where an earlier worker was stopped.
 
     Args:
         job: The job; where another sweep runs the same one, this waits for its end.
@@ -68,7 +68,7 @@ def _run(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _die_with_worker() -> None:
-    """Let the kernel kill this process when its parent dies: a job that goes on elsewhere must not run twice."""
+    """Let the kernel kill this process when its parent dies: a job that resumes elsewhere must not run twice."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() == 1:  # the parent was faster
@@ -76,7 +76,7 @@ def _die_with_worker() -> None:
 
 
 def _remove_torn(folder: Path) -> None:
-    """Remove runs that were stopped before their first checkpoint: nothing can go on from them."""
+    """Remove runs that were stopped before their first checkpoint: nothing can resume from them."""
     for version in folder.glob("version_*"):
         if not (version / "checkpoints" / "last.ckpt").is_file():
             shutil.rmtree(version)

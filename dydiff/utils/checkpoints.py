@@ -29,7 +29,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """``torch.save`` to a file that is whole or not there.
+    """``torch.save`` to a file, atomically.
 
     Raises:
         UserError: It could not be written.
@@ -39,8 +39,8 @@ def save(content: dict[str, Any], path: Path) -> None:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch wraps some of the disk's errors
         raise UserError(
-            f"{path} could not be written ({first_line(error)}). What was saved before still stands: free "
-            "some space, and go on from it."
+            f"{path} could not be written ({first_line(error)}). What was saved before is intact: free "
+            "some space, and resume from it."
         ) from error
 
 

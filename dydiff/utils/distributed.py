@@ -1,4 +1,4 @@
-"""Several processes, one batch: each computes a share of it, with the numbers that one process alone would draw.
+"""Several processes, one batch: each computes a share of it, with the numbers that a single process would draw.
 
 Batch sizes are global. All ranks have the same random state; each draws for the whole batch and takes its share, so a
 training does not depend on how many ranks there are. With one process, every function here returns what it is given.
@@ -34,7 +34,7 @@ def draw(sampler: Callable[..., Tensor], shape: Sequence[int], dim: int = 0, **o
         sampler: ``sampler(shape, **options)``, as ``torch.randn``.
         shape: Of this rank's share.
         dim: Where the batch is.
-        options: The sampler's own; given a ``generator``, the numbers are this rank's alone.
+        options: The sampler's own; given a ``generator``, the numbers are for this rank only.
     """
     rank, count = rank_and_count()
     if count == 1 or options.get("generator") is not None:
@@ -84,7 +84,7 @@ def gather_objects(item: Any) -> list[Any]:
 
 def is_loss_of_peer(error: Exception) -> bool:
     """Whether an error means that another rank is gone."""
-    told = any(
+    matches = any(
         words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
     )
-    return rank_and_count()[1] > 1 and (isinstance(error, dist.DistError) or told)
+    return rank_and_count()[1] > 1 and (isinstance(error, dist.DistError) or matches)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend: the command line prints its message without a traceback.
+    """A mistake that the user can fix: the command line prints its message without a traceback.
 
     The message says what is wrong, where, and what to do about it.
     """
@@ -37,7 +37,7 @@ def below_one(**settings: float) -> None:
     """Check settings, given by their names.
 
     Raises:
-        UserError: One does not lie in [0, 1).
+        UserError: One is not in [0, 1).
     """
     for name, value in settings.items():
         if not 0 <= value < 1:

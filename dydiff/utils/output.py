@@ -1,4 +1,4 @@
-"""What analyses and reports write: CSV files, Markdown tables and pictures, each whole or not there."""
+"""What analyses and reports write: CSV files, Markdown tables and plots, each written atomically."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -25,13 +25,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A picture of a size in inches, whose panels make room for their labels; it needs no display."""
+    """A plot of a size in inches, whose panels make room for their labels; it needs no display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a picture as PNG."""
+    """Write a plot as PNG."""
     with replacing(path) as part:
         figure.savefig(part, dpi=110, format="png")

@@ -16,7 +16,7 @@ def seed_of(*key: int) -> int:
 class SeededModule(L.LightningModule):
     """A module whose epochs are seeded by the run's seed and the epoch's number.
 
-    So no random state needs to be kept: a run that goes on from a checkpoint, on any device, draws what it would have
+    So no random state needs to be kept: a run that resumes from a checkpoint, on any device, draws what it would have
     drawn without a break.
 
     Attributes:

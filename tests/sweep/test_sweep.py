@@ -89,7 +89,7 @@ def test_a_run_that_was_asked_to_end_is_not_finished(place):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    with pytest.raises(RuntimeError, match=r"ended with code 143: .*Go on with --ckpt_path last"):
+    with pytest.raises(RuntimeError, match=r"ended with code 143: .*Resume with --ckpt_path last"):
         run_job(asked, lambda state: None)
     asking.join()
     assert not asked.is_finished
