@@ -169,7 +169,7 @@ def class_at(path: str) -> type:
 def address(path: str) -> str:
     """The module and name where one of our classes is defined; any other path stays as it is.
 
-    Settings are compared and hashed by it, so that ``dydiff.agents.TD3BC`` and ``dydiff.agents.TD3BC`` are one.
+    Settings are compared and hashed by it, so that ``dydiff.agents.TD3BC`` and ``dydiff.agents.td3bc.TD3BC`` are one.
     """
     if not path.startswith("dydiff."):
         return path
