@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from."""
+"""The checkpoint that a run is resumed from."""
 
 import time
 from pathlib import Path
@@ -42,7 +42,7 @@ class LastCheckpoint(Checkpoint):
         self.earlier_seconds = checkpoint.get("fit_seconds", 0.0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Only here is an epoch whole: from an end of validation, Lightning would validate again.
+        # Save here, not after validation: a resume from there would validate twice.
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop or -1 < trainer.max_steps <= trainer.global_step
         if epoch % self.every_n_epochs and not is_last:

@@ -29,7 +29,7 @@ class SyntheticRollout(L.Callback):
 
     Args:
         synthesizer: Makes the trajectories.
-        filter: Ranks them and keeps the best; ``null`` keeps them all, each chunk as it comes.
+        filter: Ranks them and keeps the best; ``null`` keeps all, chunk by chunk.
         real_ratio: Share of real transitions in a minibatch (eta), in [0, 1]; ``null`` draws from all transitions,
             real and synthetic, alike.
         rollout_batch_size: Trajectories of one rollout (B), of all ranks together.
@@ -38,7 +38,7 @@ class SyntheticRollout(L.Callback):
         sample_actions: Roll out the policy's sampled actions, where it is a distribution, or its deterministic ones.
         chunk_size: Trajectories made at once; bounds the memory. Each chunk has its own random numbers, so it does not
             matter which rank makes it.
-        synthetic_capacity: Transitions that the synthetic buffer holds before the oldest give way.
+        synthetic_capacity: Capacity of the synthetic buffer in transitions; then the oldest are overwritten.
         max_range_excess: Trajectories with a state farther outside of the data's range, in a dimension, than so many
             times that range are dropped; ``null`` keeps them. Those that are not finite are dropped always.
 
@@ -59,7 +59,7 @@ class SyntheticRollout(L.Callback):
         max_range_excess: float | None = None,
     ) -> None:
         if real_ratio is not None and not 0 <= real_ratio <= 1:
-            raise UserError(f"real_ratio must lie in [0, 1], not {real_ratio}.")
+            raise UserError(f"real_ratio must be in [0, 1], not {real_ratio}.")
         at_least(1, rollout_batch_size=rollout_batch_size, rollout_freq=rollout_freq, chunk_size=chunk_size)
         at_least(1, synthetic_capacity=synthetic_capacity)
         at_least(0, max_range_excess=max_range_excess)
@@ -91,7 +91,7 @@ class SyntheticRollout(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             data = _data_of(trainer)
-            # What is made once does not depend on the agent: a run that resumes makes it again.
+            # Data generated once (`rollout_freq: null`) is regenerated on resume, so it is not checkpointed.
             data.mix(self.real_ratio, self.synthetic_capacity, keep_in_checkpoints=self.rollout_freq is not None)
             self.synthesizer.attach(data.source)
 
@@ -107,13 +107,13 @@ class SyntheticRollout(L.Callback):
         if not due:
             return
         begin, tally = time.perf_counter(), Tally()
-        usable = (self.screen(made, figures, tally) for made, figures in self.roll_out(trainer, pl_module))
+        usable = (self.screen(made, metrics, tally) for made, metrics in self.roll_out(trainer, pl_module))
         self.keep(usable, trainer, tally)
         self.seconds += time.perf_counter() - begin
         self.report(pl_module, data, tally)
 
     def roll_out(self, trainer: L.Trainer, agent: Agent) -> Iterator[tuple[Trajectories, dict[str, Tensor]]]:
-        """Step 1: each chunk's trajectories and figures, in order; the ranks take turns at the chunks."""
+        """Step 1: each chunk's trajectories and metrics, in order; the ranks take turns at the chunks."""
         starts = range(0, self.rollout_batch_size, self.chunk_size)
         sizes = [min(self.chunk_size, self.rollout_batch_size - start) for start in starts]
         rank, count = distributed.rank_and_count()
@@ -128,7 +128,7 @@ class SyntheticRollout(L.Callback):
                 if each is not None:
                     yield move_data_to_device(each, agent.device)
 
-    def screen(self, made: Trajectories, figures: dict[str, Tensor], tally: "Tally") -> Trajectories:
+    def screen(self, made: Trajectories, metrics: dict[str, Tensor], tally: "Tally") -> Trajectories:
         """Step 2: the trajectories that are finite and near enough to the data."""
         finite = made.at(made.finite)  # one NaN in the buffer would end the training
         excess = self.range_excess(finite)
@@ -137,7 +137,7 @@ class SyntheticRollout(L.Callback):
         tally.made += len(made.reward)
         tally.finite += len(finite.reward)
         tally.usable += len(usable.reward)
-        tally.collect({name: values[made.finite][within] for name, values in figures.items()})
+        tally.collect({name: values[made.finite][within] for name, values in metrics.items()})
         tally.collect(
             {
                 "return": usable.returns,
@@ -181,8 +181,8 @@ class SyntheticRollout(L.Callback):
         """Step 4: log what was made and kept."""
         agent.log_at_once(
             {
-                **{f"rollout/{name}": float(torch.cat(values).mean()) for name, values in tally.figures.items()},
-                "rollout/range_excess_max": float(torch.cat(tally.figures["range_excess"]).max()),
+                **{f"rollout/{name}": float(torch.cat(values).mean()) for name, values in tally.metrics.items()},
+                "rollout/range_excess_max": float(torch.cat(tally.metrics["range_excess"]).max()),
                 "rollout/kept_share": tally.kept / self.rollout_batch_size,
                 "rollout/non_finite": float(tally.made - tally.finite),
                 "rollout/out_of_range": float(tally.finite - tally.usable),
@@ -205,15 +205,15 @@ class SyntheticRollout(L.Callback):
         return made
 
     def _check_made(self, made: Any, size: int, agent: Agent) -> None:
-        """Refuse what breaks the synthesizer's contract, which anyone may have written."""
+        """Raise if a custom synthesizer breaks its contract."""
         name = f"{type(self.synthesizer).__name__}.synthesize"
         if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Trajectories)):
-            raise UserError(f"{name} must return (Trajectories, figures), not {type(made).__name__}.")
+            raise UserError(f"{name} must return (Trajectories, metrics), not {type(made).__name__}.")
         if flaw := trajectories_flaw(made[0], size, agent.obs_dim, agent.act_dim):
-            raise UserError(f"{name} must return sound trajectories: {flaw}.")
-        for figure, values in made[1].items():
+            raise UserError(f"{name} must return valid trajectories: {flaw}.")
+        for metric, values in made[1].items():
             if not isinstance(values, Tensor) or values.shape != (size,):
-                raise UserError(f"{name}: the figure '{figure}' must have a number for each of {size} trajectories.")
+                raise UserError(f"{name}: the metric '{metric}' must have a number for each of {size} trajectories.")
 
     def range_excess(self, trajectories: Trajectories) -> Tensor:
         """How far each trajectory leaves the data's range, ``[N]``; 0 within.
@@ -225,33 +225,33 @@ class SyntheticRollout(L.Callback):
         return outside.amax((2, 3)).where(trajectories.valid, 0).amax(1).clamp(min=0)
 
     def _generator(self, trainer: L.Trainer, device: torch.device, chunk: int) -> torch.Generator:
-        """Random numbers that depend on the run's seed, the rollout's epoch and the chunk alone."""
+        """Random numbers that depend on the run's seed, the rollout's epoch and the chunk only."""
         epoch = 0 if self.rollout_freq is None else trainer.current_epoch
         return torch.Generator(device).manual_seed(seed_of(_data_of(trainer).run_seed, epoch, 1, chunk + 1))
 
 
 @dataclass
 class Tally:
-    """Counts and figures of one rollout.
+    """Counts and metrics of one rollout.
 
     Attributes:
         made: Trajectories made.
         finite: Those of them that are finite.
         usable: Those of them that are near enough to the data.
         kept: Those of them that were kept.
-        figures: Values by name, a tensor for each chunk.
+        metrics: Values by name, a tensor for each chunk.
     """
 
     made: int = 0
     finite: int = 0
     usable: int = 0
     kept: int = 0
-    figures: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    metrics: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
-    def collect(self, figures: dict[str, Tensor]) -> None:
-        """Add a chunk's figures."""
-        for name, values in figures.items():
-            self.figures[name].append(values)
+    def collect(self, metrics: dict[str, Tensor]) -> None:
+        """Add a chunk's metrics."""
+        for name, values in metrics.items():
+            self.metrics[name].append(values)
 
 
 def policy_distance(agent: Agent, synthetic: TransitionBuffer, count: int = 256) -> float:

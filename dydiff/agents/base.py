@@ -23,7 +23,7 @@ from dydiff.utils.errors import UserError
 
 
 class Agent(EvaluatedModule):
-    """An offline reinforcement learning agent with manual optimization. A new one is a subclass in a file of its own.
+    """An offline reinforcement learning agent with manual optimization. A new agent is a subclass in its own file.
 
     Args:
         obs_dim: Size of a state.
@@ -101,7 +101,7 @@ class Agent(EvaluatedModule):
         """Refuse a subclass that breaks the contract, before anything is trained.
 
         Raises:
-            UserError: Its checkpoints could not be loaded again, or its actions are not what an environment takes.
+            UserError: Its checkpoints could not be loaded again, or its actions are not what an environment accepts.
         """
         name = type(self).__name__
         if "obs_dim" not in self.hparams:

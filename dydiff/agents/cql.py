@@ -71,7 +71,7 @@ class CQL(Agent):
         importance_sampling: Divide by the densities that the actions are drawn from, which makes the term an estimate
             of ``log int exp(Q)``; without, the data's action is among them and none is weighted.
         cql_temperature: Of the term's soft maximum.
-        target_action_gap: Given, a Lagrange multiplier on ``cql_weight`` holds the term at this value; ``null`` keeps
+        target_action_gap: Given, a Lagrange multiplier on ``cql_weight`` keeps the term at this value; ``null`` keeps
             the weight as it is.
         max_temperature: Upper bound of the tuned temperature; the authors bound its logarithm to [-10, 0.5].
             ``null`` leaves it.
@@ -79,7 +79,7 @@ class CQL(Agent):
         policy_lr: Adam's learning rate of the policy and the temperature.
         critic_lr: Adam's learning rate of the critics and the multiplier.
         sample_eval_actions: Evaluate with sampled actions instead of the policy's mean.
-        max_temperature: Largest temperature, ``exp(0.5)`` as the authors'; their smallest, ``exp(-10)``, holds with it.
+        max_temperature: Largest temperature, ``exp(0.5)`` as the authors'; their smallest, ``exp(-10)``, applies, too.
             ``null`` has neither bound.
 
     Raises:

@@ -32,7 +32,7 @@ class DiffQL(Agent):
         tau: Share of the new weights in an update of the target critics.
         q_coef: Weight of the Q term against cloning (eta in its paper).
         recovered_action: Judge the action that one step recovers from the noised one (the DyDiff authors) instead of
-            one sampled through the whole process (Wang et al.): a fifth of the policy's time.
+            one sampled by all steps of the process (Wang et al.): a fifth of the policy's time.
         max_q_backup: Bootstrap from the best of 10 actions.
         ema_decay: Decay of the averaged policy, which bootstraps.
         ema_start: Updates before it begins to follow.

@@ -86,7 +86,7 @@ class DiffusionPolicy(nn.Module):
         return noise, self.schedule.remove_noise(noised, step, noise).clamp(-1, 1)
 
     def sample(self, obs: Tensor, noises: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Actions ``[N, A]`` by the whole reverse process, differentiable.
+        """Actions ``[N, A]`` by all steps of the reverse process, differentiable.
 
         Args:
             obs: Normalised states ``[N, O]``.

@@ -19,7 +19,7 @@ SCORES = tuple(f"eval/{name}" for name in ("score", "score_std", "return", "retu
 
 
 class EvaluatedModule(SeededModule, ABC):
-    """A module whose policy plays the episodes that its data module names the seeds of; it logs over its updates.
+    """A module that evaluates its policy on episodes seeded by its data module, and logs against the number of updates.
 
     Args:
         sample_eval_actions: Play with sampled instead of deterministic actions.

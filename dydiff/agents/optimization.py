@@ -1,4 +1,4 @@
-"""Gradient steps that run one by one or compiled into the whole update, and which of the two."""
+"""Gradient steps, run one by one or compiled as part of the update, and the choice between the two."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from dydiff.utils.errors import first_line
 Update = Callable[..., dict[str, Tensor]]
 
 COMPILE_FROM = 20_000
-"""Updates from which compiling them pays back: it takes seconds to a minute, and saves a quarter of each."""
+"""Updates from which compilation saves time: it needs seconds to a minute, and saves a quarter of each update."""
 
 
 class Minimizer:
@@ -88,7 +88,7 @@ class Minimizer:
 
 
 def compiled_if_possible(update: Update, minimizers: Sequence[Minimizer], backend: str, device: torch.device) -> Update:
-    """``update`` as :func:`compiled` gives it, or as it is where that cannot be done; says which of the two.
+    """``update`` as :func:`compiled` gives it, or unchanged where compilation is impossible; logs which of the two.
 
     The first call compiles.
     """
@@ -135,7 +135,7 @@ def compiled(update: Update, minimizers: Sequence[Minimizer], backend: str, cuda
         update: Returns scalars by name; it changes its networks and what its minimizers keep, in place.
         minimizers: Those that it uses.
         backend: torch.compile's.
-        cuda_graphs: Record the kernels, and launch them all at once ever after. Needs the backend inductor and a GPU;
+        cuda_graphs: Record the kernels, and launch them together afterwards. Needs the backend inductor and a GPU;
             anywhere else it changes nothing.
     """
     torch.compiler.reset()  # what an earlier training of this process has compiled counts against a limit
@@ -147,10 +147,10 @@ def compiled(update: Update, minimizers: Sequence[Minimizer], backend: str, cuda
         return graph
     for minimizer in minimizers:
         for tensor in (minimizer.lr, *chain.from_iterable(minimizer.state)):
-            torch._dynamo.mark_static_address(tensor)  # a recorded kernel writes where it wrote; networks are so marked
+            torch._dynamo.mark_static_address(tensor)  # CUDA graphs need fixed addresses; parameters have them
 
     def replay(batch: Any, **switches: bool) -> dict[str, Tensor]:
-        torch.compiler.cudagraph_mark_step_begin()  # nobody looks at the last update's results any more:
+        torch.compiler.cudagraph_mark_step_begin()  # the results of the last update are no longer used:
         return {name: value.clone() for name, value in graph(batch, **switches).items()}  # they are overwritten
 
     return replay

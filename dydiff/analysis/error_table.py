@@ -13,7 +13,7 @@ _SUFFIX = "_summary.csv"
 Figures = dict[str, dict[str, float]]
 """Figures by the folder of their seed."""
 Summary = dict[tuple[str, str, str], Figures]
-"""By dataset, actions and synthesizer: the figures of each seed."""
+"""By dataset, actions and synthesizer: the metrics of each seed."""
 
 
 def error_table(folder: str, reference: str, out: str) -> None:
@@ -34,7 +34,7 @@ def error_table(folder: str, reference: str, out: str) -> None:
     summary = read_summaries(Path(folder))
     lines = []
     for dataset, actions in dict.fromkeys(key[:2] for key in summary):
-        methods = {key[2]: figures for key, figures in summary.items() if key[:2] == (dataset, actions)}
+        methods = {key[2]: metrics for key, metrics in summary.items() if key[:2] == (dataset, actions)}
         if reference not in methods:
             raise UserError(f"There is no '{reference}' among the synthesizers of {dataset}: {', '.join(methods)}.")
         lines += [f"### {dataset}, {actions}\n", *_rows(methods, reference), ""]
@@ -65,14 +65,14 @@ def _rows(methods: dict[str, Figures], reference: str) -> list[str]:
     against = methods[reference]
     header = ["made by", "seeds", "mean", "median", "last step", f"mean, to {reference}", f"time, to {reference}"]
     rows = []
-    for name, figures in methods.items():
-        spread = [_spread([each[key] for each in figures.values()]) for key in ("mean", "median", "last_step")]
+    for name, metrics in methods.items():
+        spread = [_spread([each[key] for each in metrics.values()]) for key in ("mean", "median", "last_step")]
         ratio, seconds = (
-            [mine[key] / against[seed][key] for seed, mine in figures.items() if seed in against]
+            [mine[key] / against[seed][key] for seed, mine in metrics.items() if seed in against]
             for key in ("mean", "seconds")
         )
         compared = [_spread(ratio), f"{median(seconds):.2f}"] if ratio else ["", ""]
-        rows.append([name, str(len(figures)), *spread, *compared])
+        rows.append([name, str(len(metrics)), *spread, *compared])
     return markdown_table(header, rows)
 
 

@@ -42,11 +42,11 @@ def heldout_error(
     held_out = episodes.select(episodes.split(holdout_fraction)[1])
     horizon = synthesizer.rollout_length
     starts = held_out.window_starts(horizon)
-    whole = starts[held_out.windows(starts, horizon).valid.all(1)]
-    if len(whole) == 0:
+    complete = starts[held_out.windows(starts, horizon).valid.all(1)]
+    if len(complete) == 0:
         raise UserError(f"No held-out episode has {horizon} steps: shorten the rollouts or hold out more.")
     generator = torch.Generator().manual_seed(seed)
-    windows = held_out.windows(whole[torch.randperm(len(whole), generator=generator)[:num_windows]], horizon)
+    windows = held_out.windows(complete[torch.randperm(len(complete), generator=generator)[:num_windows]], horizon)
     synthesizer.attach(source)
     made = synthesizer.synthesize(PlainPolicy(RecordedActions(windows.act)), windows.obs[:, 0], generator)[0]
     scale = held_out.transitions.obs.std(0, correction=0) + 1e-6

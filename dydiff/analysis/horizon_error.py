@@ -117,8 +117,8 @@ def write_curves(curves: list[Curve], path: Path) -> None:
     """One row for each step: ``actions, synthesizer, step, mean, median, windows``."""
     rows = []
     for curve in curves:
-        figures = zip(curve.mean.tolist(), curve.median.tolist(), curve.errors.isfinite().sum(0).tolist(), strict=True)
-        rows += [(curve.actions, curve.synthesizer, step, *each) for step, each in enumerate(figures, start=1)]
+        metrics = zip(curve.mean.tolist(), curve.median.tolist(), curve.errors.isfinite().sum(0).tolist(), strict=True)
+        rows += [(curve.actions, curve.synthesizer, step, *each) for step, each in enumerate(metrics, start=1)]
     write_csv(path, ["actions", "synthesizer", "step", "mean", "median", "windows"], rows)
 
 
@@ -130,8 +130,8 @@ def write_summary(curves: list[Curve], path: Path) -> None:
     """
     rows = []
     for curve in curves:
-        figures = (float(each) for each in (curve.mean.nanmean(), curve.median.nanmean(), curve.mean[-1]))
-        rows.append([curve.actions, curve.synthesizer, *figures, curve.seconds])
+        metrics = (float(each) for each in (curve.mean.nanmean(), curve.median.nanmean(), curve.mean[-1]))
+        rows.append([curve.actions, curve.synthesizer, *metrics, curve.seconds])
     write_csv(path, ["actions", "synthesizer", "mean", "median", "last_step", "seconds"], rows)
 
 

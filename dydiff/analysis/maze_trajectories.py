@@ -26,7 +26,7 @@ def maze_trajectories(
 ) -> None:
     """Draw real and synthetic rollouts of a policy, from the same start states, over their maze.
 
-    Writes ``<out>/<dataset>.png``, and prints how far the two part and how much of the synthetic ones lies in walls.
+    Writes ``<out>/<dataset>.png``, and prints the distance between the two and the share of synthetic states in walls.
 
     Args:
         source: A Maze2d dataset; it gives the start states.
@@ -35,7 +35,7 @@ def maze_trajectories(
         checkpoint: Its checkpoint.
         num_trajectories: Rollouts of each kind.
         seed: Seed of start states and rollouts.
-        out: Folder of the picture.
+        out: Folder of the plot.
 
     Raises:
         UserError: The dataset is not of a maze, or the checkpoint is of another task.
@@ -59,7 +59,7 @@ def maze_trajectories(
     print(
         f"{num_trajectories} rollouts of {synthesizer.rollout_length} steps: apart by {apart.mean():.3f} cells on "
         f"average, {apart[:, -1].mean():.3f} at the end; {100 * _in_walls(made.obs, walls):.1f}% of the synthetic and "
-        f"{100 * _in_walls(real, walls):.1f}% of the real states lie in walls. Drawn in {path}"
+        f"{100 * _in_walls(real, walls):.1f}% of the real states are in walls. Drawn in {path}"
     )
 
 

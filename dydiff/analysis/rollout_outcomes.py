@@ -1,4 +1,4 @@
-"""Whether synthetic rollouts end as the real ones do: falls, returns, and what a filter makes of both."""
+"""Compare synthetic with real rollouts: terminations, returns, and the effect of a filter on both."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ class Outcomes(NamedTuple):
         terminal: Share of made rollouts that end in a terminal state.
         really_terminal: Share of the real ones.
         found: Of those that really end, the share that ends as made.
-        false_alarms: Of those that really go on, the share that ends as made.
+        false_alarms: Of those that do not terminate in reality, the share that terminates in the model.
         made_return: Mean return, as made.
         real_return: Mean return, really.
         correlation: Of the two returns, over rollouts.
@@ -58,11 +58,11 @@ def compare(made: Trajectories, real: Trajectories, kept: Tensor) -> Outcomes:
     """
     ends, really = made.terminal.any(1), real.terminal.any(1)
     together = torch.stack([made.returns, real.returns])
-    figures = (
+    metrics = (
         ends, really, ends[really], ends[~really], made.returns, real.returns, torch.corrcoef(together)[0, 1],
         made.returns[kept], real.returns[kept], really[kept],
     )  # fmt: skip
-    return Outcomes(*(float(figure.float().mean()) for figure in figures))
+    return Outcomes(*(float(metric.float().mean()) for metric in metrics))
 
 
 def value_bias(made: Trajectories, task: Task, value: Callable[[Tensor], Tensor], count: int) -> tuple[float, float]:
@@ -104,19 +104,19 @@ def rollout_outcomes(
     seed: int = 0,
     out: str = "runs/rollout_outcomes",
 ) -> None:
-    """Compare falls and returns of synthetic rollouts with those of the real environment, from the same states.
+    """Compare terminations and returns of synthetic rollouts with those of the real environment, from the same states.
 
-    A model that heals the policy's falls, or promises more than there is, misleads the agent however small its mean
-    error. So does one whose errors the agent values: ``value_bias`` (:func:`value_bias`) is over what the filter keeps,
-    by the agent's own critics. Writes ``<out>/<dataset>.csv`` and prints a table. Rewards of both are the reward
-    model's, so that the states alone make the difference.
+    A model that misses the policy's terminations, or predicts too high returns, misleads the agent, however small its
+    mean error. So does one whose errors the agent values: ``value_bias`` (:func:`value_bias`) is over what the filter
+    keeps, by the agent's own critics. Writes ``<out>/<dataset>.csv`` and prints a table. Rewards of both are the reward
+    model's, so only the states differ.
 
     Args:
         source: The dataset; its held-out episodes give the start states.
         synthesizers: What to compare, by name; each has a reward model.
         agent: The agent whose policy is rolled out.
         checkpoint: Its checkpoint.
-        filter: Keeps a part of the rollouts; ``null`` takes the hardmax filter.
+        filter: Keeps a share of the rollouts; ``null`` uses the hardmax filter.
         num_trajectories: Rollouts.
         num_transitions: Transitions that the value bias is the mean over.
         holdout_fraction: The parts' own, so that the start states are held out for them.
@@ -140,8 +140,8 @@ def rollout_outcomes(
         outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], kept)
         biases[name] = value_bias(made.at(kept), source.task, policy.value, num_transitions)
     path, columns = Path(out, f"{source.name}.csv"), (*Outcomes._fields, "value_bias", "value_bias_error")
-    figures = {name: (*outcomes[name], *biases[name]) for name in synthesizers}
-    write_csv(path, ["synthesizer", *columns], ([name, *each] for name, each in figures.items()))
-    told = [[name, *(f"{figure:.3g}" for figure in each)] for name, each in figures.items()]
-    print("\n".join(markdown_table(["", *(column.replace("_", " ") for column in columns)], told)))
+    metrics = {name: (*outcomes[name], *biases[name]) for name in synthesizers}
+    write_csv(path, ["synthesizer", *columns], ([name, *each] for name, each in metrics.items()))
+    table = [[name, *(f"{metric:.3g}" for metric in each)] for name, each in metrics.items()]
+    print("\n".join(markdown_table(["", *(column.replace("_", " ") for column in columns)], table)))
     print(f"Written to {path}")

@@ -37,7 +37,7 @@ def state_trajectories(
         num_trajectories: Start states.
         holdout_fraction: The parts' own, so that the start states are held out for them.
         seed: Seed of start states and rollouts.
-        out: Folder of the picture.
+        out: Folder of the plot.
 
     Raises:
         UserError: No such dimension, or no held-out state that the simulator can be set to.

@@ -1,4 +1,4 @@
-"""The paper's theory (section 4.3) beside measured errors: the constants, the bounds, and whether they hold.
+"""The paper's theory (section 4.3) next to measured errors: the constants, the bounds, and whether they are satisfied.
 
 Distances are root mean squares over dimensions, of standardised states or of actions, averaged over trajectories;
 between sequences, the largest over steps. The proofs of Lemma 1 and Theorem 1 are about total variation, which is 1
@@ -50,7 +50,7 @@ def error_bound(c: float, num_corrections: int, rollout_length: int, eps_m: floa
 
 @dataclass(frozen=True)
 class Constants:
-    """What the theory takes as given, measured.
+    """Measured values of what the theory assumes.
 
     Attributes:
         eps_m: Error of one step of the single-step model, from real states under real actions.
@@ -177,7 +177,7 @@ def theory(
 ) -> None:
     """Measure what the paper's bounds are made of, and say whether the measured errors respect them.
 
-    Writes `<out>/<dataset>.md`, `.csv` and `.png`: eps_m, eps_d, C_d, C_pi; Lemma 1, Theorem 1 and eq. 17 beside the
+    Writes `<out>/<dataset>.md`, `.csv` and `.png`: eps_m, eps_d, C_d, C_pi; Lemma 1, Theorem 1 and eq. 17 next to the
     measured return gaps and errors; policy consistency and distance to the nearest real state after each correction.
 
     Args:
@@ -244,8 +244,8 @@ def _table(iterations: list[Iteration], bounds: list[float]) -> list[str]:
     columns += ["nearest real state", "gap of returns"]
     rows = []
     for m, (each, bound) in enumerate(zip(iterations, bounds, strict=True)):
-        figures = (each.errors.max(), bound, each.errors.mean(), each.inconsistency, each.coverage, each.return_gap)
-        rows.append([str(m), *(f"{float(figure):.3f}" for figure in figures)])
+        metrics = (each.errors.max(), bound, each.errors.mean(), each.inconsistency, each.coverage, each.return_gap)
+        rows.append([str(m), *(f"{float(metric):.3f}" for metric in metrics)])
     return markdown_table(columns, rows)
 
 

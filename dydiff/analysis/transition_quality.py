@@ -29,7 +29,7 @@ class Quality(NamedTuple):
         correlation_error: Mean absolute difference of them from the reference's.
         dynamics_error: Squared error of ``s'`` against the real environment's step from ``s`` under ``a``, in standard
             deviations of the reference's states, mean over dimensions; of transitions whose state can be restored.
-        terminal_agreement: Share whose terminal is what the termination rule says of ``s'``.
+        terminal_agreement: Share whose terminal agrees with the termination rule on ``s'``.
     """
 
     distances: Tensor
@@ -56,13 +56,13 @@ def measure_quality(transitions: Transitions, reference: Transitions, task: Task
     truth = real_rollout(task, played.obs, RecordedActions(played.act[:, None]), 1)[0][:, 1]
     scale = Normalizer(task.obs_dim)
     scale.fit_standard(reference.obs, floor=1e-6)
-    said = ended(task.terminated, transitions.obs, transitions.act, transitions.next_obs)
+    by_rule = ended(task.terminated, transitions.obs, transitions.act, transitions.next_obs)
     return Quality(
         distances,
         correlations,
         (correlations - _correlations(expected)).abs().mean().item(),
         ((played.next_obs - truth) / scale.scale).square().mean(1),
-        (said == transitions.terminal).float().mean().item(),
+        (by_rule == transitions.terminal).float().mean().item(),
     )
 
 
@@ -95,7 +95,7 @@ def transition_quality(
         out: Folder of the results.
 
     Raises:
-        UserError: An agent without a checkpoint, or none where the synthesizer asks for actions.
+        UserError: An agent without a checkpoint, or none where the synthesizer needs actions.
     """
 
     def policy(obs: Tensor) -> Tensor:
@@ -123,9 +123,9 @@ def transition_quality(
     _write_csv(results, names, folder / f"{source.name}.csv")
     _plot(made, first, results, names, folder / f"{source.name}.png", source.name)
     error = results["synthetic"].dynamics_error
-    figures = {"dynamics_error": float(error.mean()), "median": float(error.median())}
+    metrics = {"dynamics_error": float(error.mean()), "median": float(error.median())}
     with replacing(folder / "result.yaml") as part:
-        part.write_text(yaml.safe_dump(figures, sort_keys=False))
+        part.write_text(yaml.safe_dump(metrics, sort_keys=False))
     for kind, quality in results.items():
         error = quality.dynamics_error
         worst = int(quality.distances.argmax())

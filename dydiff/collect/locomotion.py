@@ -37,7 +37,7 @@ def collect_locomotion(
     ``medium-replay`` is its replay buffer up to the first evaluation that reaches ``medium_score``; ``medium`` and
     ``expert`` are rollouts, with sampled actions, of the agents that reach their score; ``medium-expert`` is half of
     each. Training is kept in ``work_dir`` every ``check_every`` steps and shared by the datasets of one task and seed:
-    an interrupted command goes on from there, with a new episode.
+    an interrupted command resumes from there, with a new episode.
 
     Args:
         task: ``hopper``, ``halfcheetah`` or ``walker2d``.
@@ -83,7 +83,7 @@ def collect_locomotion(
 
 
 class Training:
-    """A soft actor-critic training that is kept on disk, and goes on from there.
+    """A soft actor-critic training that is saved on disk and can be resumed.
 
     Args:
         task: The task.
@@ -184,7 +184,9 @@ class Training:
             return
         state = load(self._state, "steps", "scores", "parameters", "replay")
         if state["steps"] > self.max_steps:
-            raise UserError(f"{self.folder} holds {state['steps']:,} steps, more than max_steps ({self.max_steps:,}).")
+            raise UserError(
+                f"{self.folder} contains {state['steps']:,} steps, more than max_steps ({self.max_steps:,})."
+            )
         self.agent.set_parameters(state["parameters"])
         self.agent.num_timesteps = state["steps"]
         self.scores = [tuple(each) for each in state["scores"]]

@@ -92,5 +92,5 @@ def collect_maze2d(
 
 
 def _target(simulator: Maze2dEnv, random: np.random.Generator) -> np.ndarray:
-    """A random free cell, a tenth off its whole number."""
+    """A random free cell, 0.1 away from its integer coordinates."""
     return np.array(simulator.cells[random.integers(len(simulator.cells))]) + random.uniform(-0.1, 0.1, 2)

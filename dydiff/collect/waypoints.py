@@ -15,7 +15,13 @@ Cell = tuple[int, int]
 POSITION_GAIN = 10.0
 VELOCITY_GAIN = -1.0
 REACHED = 0.1
-MOVES = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))  # of equally short ways D4RL's value iteration takes the first
+MOVES = (
+    (0, 0),
+    (0, -1),
+    (0, 1),
+    (-1, 0),
+    (1, 0),
+)  # among equally short paths, D4RL's value iteration chooses the first
 
 
 class WaypointController:
@@ -35,9 +41,9 @@ class WaypointController:
         self.last_position: Array = np.zeros(2)
 
     def __call__(self, position: Array, velocity: Array, target: Array) -> tuple[Array, bool]:
-        """Action ``[2]`` in [-1, 1], and whether the target's cell is reached: its whole number, not ``target`` itself.
+        """Action ``[2]`` in [-1, 1], and whether the target's cell is reached, by its integer coordinates.
 
-        A new way is planned only when the target lies in another cell than before.
+        A new path is planned only when the target is in another cell than before.
         """
         cell = _cell_of(target)
         if cell != self.target:
@@ -66,7 +72,7 @@ def _cell_of(position: Array) -> Cell:
 
 @cache
 def _shortest_way(maze: str, start: Cell, target: Cell) -> list[Cell]:
-    """The cells after ``start`` up to ``target``; the target alone where the start is it."""
+    """The cells after ``start`` up to ``target``; only the target if it equals the start."""
     distances = _distances(maze, target)
     way, cell = [], start
     while True:

@@ -12,7 +12,7 @@ from dydiff.utils.files import replacing
 
 
 def write_dataset(path: Path, arrays: Mapping[str, np.ndarray], env_id: str, recipe: str) -> None:
-    """Write arrays, and how they were made as attributes: whole or not at all.
+    """Write arrays atomically, with attributes that say how they were collected.
 
     Args:
         path: The HDF5 file.

@@ -10,7 +10,7 @@ class TransitionBuffer:
     """Keeps the newest ``capacity`` transitions.
 
     Args:
-        capacity: Largest number of transitions held.
+        capacity: Largest number of transitions kept.
         obs_dim: Size of a state.
         act_dim: Size of an action.
         device: Where the tensors live.
@@ -33,7 +33,7 @@ class TransitionBuffer:
         return self._size
 
     def insert(self, transitions: Transitions) -> None:
-        """Add ``[N]`` transitions, the oldest ones giving way; of more than ``capacity`` only the last are kept."""
+        """Add ``[N]`` transitions and overwrite the oldest; of more than ``capacity``, only the last are kept."""
         transitions = transitions.at(slice(-self.capacity, None))
         count = len(transitions.reward)
         rows = (self._next + torch.arange(count, device=self._storage.reward.device)) % self.capacity
@@ -47,14 +47,14 @@ class TransitionBuffer:
         return self._storage.at(index)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """What is held, row by row, and the row of the next insertion; nothing of the unused capacity."""
+        """The stored transitions and the row of the next insertion, without the unused capacity."""
         used = self._storage.at(slice(0, self._size))._asdict()
-        if self._size < self.capacity:  # a file of a part of a tensor would hold all of it
+        if self._size < self.capacity:  # saving a view would save the whole tensor
             used = {key: value.clone() for key, value in used.items()}
         return {**{key: value.cpu() for key, value in used.items()}, "next": self._next}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Restore :meth:`state_dict`, row by row; a full buffer in a larger one begins with its oldest row."""
+        """Restore :meth:`state_dict`, row by row; a full buffer is loaded into a larger one from its oldest row on."""
         self._next = int(state["next"])
         for key, stored in self._storage._asdict().items():
             value = state[key]

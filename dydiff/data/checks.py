@@ -18,15 +18,15 @@ RULE_TOLERANCE = 0.05
 """Largest share of episode ends in which a termination rule and the data may differ.
 
 They differ where float32 rounds a state across a bound, where an observation hides what the environment judges
-(Hopper's clipped velocities), and where a fall at the time limit is recorded as a timeout; all are rare. A wrong rule
-differs in most ends."""
+(Hopper's clipped velocities), and where a termination at the time limit is recorded as a timeout; all are rare. A
+wrong rule differs in most ends."""
 
 _RULE_CHUNK = 100_000  # transitions; the rule's intermediate results stay small
 _DTYPES = {"terminal": torch.bool, "timeout": torch.bool, "valid": torch.bool, "lengths": torch.int64}
 
 
 def episodes_flaw(episodes: Episodes, task: Task) -> str | None:
-    """What is wrong with a dataset of a task, in words; ``None`` where nothing is."""
+    """Describe the first error in a dataset of a task; ``None`` if it is valid."""
     data, lengths = episodes.transitions, episodes.lengths
     given = {**data._asdict(), "timeout": episodes.timeout, "lengths": lengths}
     count, num_episodes = _rows(data.reward), _rows(lengths)
@@ -35,7 +35,7 @@ def episodes_flaw(episodes: Episodes, task: Task) -> str | None:
     if flaw := _kind_flaw(given, shapes):
         return flaw
     if count == 0:
-        return "it holds no transitions"
+        return "it contains no transitions"
     if int(lengths.min()) < 1 or int(lengths.sum()) != count:
         return f"its lengths must be at least 1 and add up to {count:,} transitions, not to {int(lengths.sum()):,}"
     for name in ("obs", "act", "reward", "next_obs"):
@@ -43,16 +43,16 @@ def episodes_flaw(episodes: Episodes, task: Task) -> str | None:
             row = int((~given[name].reshape(count, -1).isfinite().all(1)).nonzero()[0])
             return f"'{name}' has a value that is not finite in row {row}"
     if (largest := float(data.act.abs().max())) > ACT_LIMIT:
-        return f"'act' reaches {largest:.3g}, but must lie in [-1, 1]"
+        return f"'act' reaches {largest:.3g}, but must be in [-1, 1]"
     inside = data.terminal | episodes.timeout
     inside[lengths.cumsum(0) - 1] = False
-    return f"an episode goes on after its end in row {int(inside.nonzero()[0])}" if inside.any() else None
+    return f"an episode continues after its end in row {int(inside.nonzero()[0])}" if inside.any() else None
 
 
 def trajectories_flaw(made: Trajectories, count: int, obs_dim: int, act_dim: int) -> str | None:
-    """What is wrong with ``count`` trajectories that a synthesizer has made, in words; ``None`` where nothing is.
+    """Describe the first error in ``count`` synthetic trajectories; ``None`` if they are valid.
 
-    Numbers that are not finite are not looked for: a model may blow up, and such trajectories are dropped.
+    Numbers that are not finite are no error here: a model may diverge, and such trajectories are dropped later.
     """
     steps = made.reward.shape[1] if isinstance(made.reward, Tensor) and made.reward.ndim == 2 else 1
     shapes = {"obs": (steps + 1, obs_dim), "act": (steps, act_dim), "next_obs": (steps, obs_dim)}
@@ -60,16 +60,16 @@ def trajectories_flaw(made: Trajectories, count: int, obs_dim: int, act_dim: int
     if flaw is not None:
         return flaw
     largest = float(made.act.where(made.valid[..., None] & made.act.isfinite(), 0).abs().max())
-    return f"'act' reaches {largest:.3g}, but must lie in [-1, 1]" if largest > ACT_LIMIT else None
+    return f"'act' reaches {largest:.3g}, but must be in [-1, 1]" if largest > ACT_LIMIT else None
 
 
 def check_rule(task: Task, data: Transitions) -> None:
-    """Compare a task's termination rule with the terminals that a dataset ``[N]`` has recorded.
+    """Compare a task's termination rule with the terminals recorded in a dataset ``[N]``.
 
     Recorded timeouts are no terminals. Up to ``RULE_TOLERANCE`` of the ends may differ.
 
     Raises:
-        UserError: The rule fails, gives something else than one bool for each transition, or contradicts the data.
+        UserError: The rule fails, does not return one bool for each transition, or contradicts the data.
     """
     by_rule_only = by_data_only = both = 0
     for begin in range(0, len(data.reward), _RULE_CHUNK):
@@ -101,7 +101,7 @@ def as_flags(values: np.ndarray, name: str) -> np.ndarray:
 
     Args:
         values: Numbers or bools.
-        name: What they are, for the message.
+        name: What the flags are, for the error message.
 
     Raises:
         UserError: A value is neither 0 nor 1.
@@ -117,7 +117,7 @@ def _rows(value: Any) -> int:
 
 
 def _kind_flaw(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The first of some tensors that has not the type and the shape that it must have, in words."""
+    """Describe the first tensor with a wrong type or shape; ``None`` if all are correct."""
     for name, shape in shapes.items():
         value, dtype = given[name], _DTYPES.get(name, torch.float32)
         if not isinstance(value, Tensor) or value.dtype != dtype:

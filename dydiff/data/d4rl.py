@@ -26,14 +26,14 @@ class D4RLSource(EpisodeSource):
 
     Args:
         dataset: D4RL's name, such as ``hopper-medium-replay-v2``.
-        score_min: Return of score 0; ``null`` takes D4RL's.
-        score_max: Return of score 100; ``null`` takes D4RL's.
-        terminated: Termination rule of rollouts, as an import path; ``null`` takes the environment's.
+        score_min: Return of score 0; ``null`` uses D4RL's.
+        score_max: Return of score 100; ``null`` uses D4RL's.
+        terminated: Termination rule of rollouts, as an import path; ``null`` uses the environment's.
         mujoco2_contacts: Whether evaluation restores the contacts of MuJoCo 2, with which D4RL's data were made;
             ``null`` restores them.
 
     Raises:
-        UserError: An unknown name.
+        UserError: The name is unknown.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ def dataset_folder() -> Path:
 
 
 def cached_file(remote: RemoteDataset) -> Path:
-    """The local copy of a D4RL file, downloaded first when the cache folder has none.
+    """The local copy of a D4RL file, downloaded if the cache folder does not contain it.
 
     A download has a temporary name until its size and SHA-256 are checked.
 
     Raises:
-        UserError: No network, or what came is not the file that D4RL published.
+        UserError: The download fails, or its size or checksum is not that of the file that D4RL published.
     """
     path = dataset_folder() / Path(remote.url).name
     if path.is_file():

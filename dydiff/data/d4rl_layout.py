@@ -91,7 +91,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: '{key}' is an array of {array.dtype}, not of numbers.")
         if key in ("rewards", *_FLAGS) and array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused for that
+        with np.errstate(over="ignore"):  # values out of float32 range become infinite, and are rejected later
             arrays[key] = as_flags(array, f"{path}: '{key}'") if key in _FLAGS else array.astype(np.float32, copy=False)
     if "timeouts" not in arrays and "next_observations" not in arrays:
         raise UserError(f"{path} has neither timeouts nor next_observations: where its episodes end is unknown.")
@@ -152,7 +152,9 @@ def _with_ends(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.
 def _jumps(reached: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Bool ``[N]``: whether the following row's state differs from the state that was reached."""
     jumps = np.zeros(len(reached), bool)
-    for before, after in zip(reached.T, following.T, strict=True):  # a dimension at a time: no copy of the whole
+    for before, after in zip(
+        reached.T, following.T, strict=True
+    ):  # one dimension at a time avoids a copy of all states
         jumps |= np.abs(after - before) > 1e-3 * (1 + np.abs(before))
     return jumps
 

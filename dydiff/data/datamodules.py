@@ -53,12 +53,12 @@ class OfflineDataModule(L.LightningDataModule):
 
 
 class PretrainingDataModule(OfflineDataModule, ABC):
-    """Training and holdout batches for one of the models; the holdout is made of whole episodes, not of copies.
+    """Training and holdout batches for one pretrained model; the holdout contains complete episodes.
 
     Args:
         source: Where the dataset comes from.
         batch_size: Items of a training batch, of all ranks together.
-        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` takes every item once and
+        batches_per_epoch: Training batches of an epoch, drawn with replacement; ``null`` uses every item once and
             drops a last batch that is not full.
         holdout_fraction: Fraction of the episodes held out, in (0, 1).
         max_holdout_items: The holdout is thinned evenly to this many items at most.
@@ -97,11 +97,13 @@ class PretrainingDataModule(OfflineDataModule, ABC):
         self.episodes = self.source.load()
         self.train_episodes, self.holdout_episodes = self.episodes.split(self.holdout_fraction, self.split_seed)
         if len(self.episodes.lengths) == 1:
-            rank_zero_info(f"{self.source.name} has one episode, for both training and holdout: the loss says little.")
+            rank_zero_info(
+                f"{self.source.name} has one episode, for both training and holdout: the loss is not informative."
+            )
 
     @abstractmethod
     def items(self, chosen: Tensor) -> "Items":
-        """What a batch is made of, from the episodes at ``chosen [E]``."""
+        """The items of a batch, from the episodes at ``chosen [E]``."""
 
     def train_dataloader(self) -> "DataLoader[Any]":
         items = self.items(self.train_episodes)
@@ -158,7 +160,7 @@ class WindowDataModule(PretrainingDataModule):
 
 
 class Items(Dataset[Any], ABC):
-    """Items that are gathered a whole batch at once.
+    """Items that are gathered one batch at a time.
 
     Args:
         episodes: The dataset.
@@ -196,7 +198,7 @@ class _Batches(Sampler[Any]):
     Args:
         num_items: Items to choose from.
         batch_size: Of all ranks together.
-        num_batches: Batches of an epoch, drawn with replacement; ``None`` takes every item once.
+        num_batches: Batches of an epoch, drawn with replacement; ``None`` uses every item once.
     """
 
     def __init__(self, num_items: int, batch_size: int, num_batches: int | None) -> None:

@@ -16,14 +16,14 @@ def at_rows(value: Tensor, index: Tensor | int | slice) -> Tensor:
     """``value[index]`` along the first dimension; integer tensors must not count from the end."""
     if not (isinstance(index, Tensor) and index.dtype == torch.int64):
         return value[index]
-    # Copies whole rows, on a CPU several times as fast as indexing.
+    # index_select copies complete rows, several times as fast as indexing on a CPU.
     return value.index_select(0, index.flatten()).reshape(index.shape + value.shape[1:])
 
 
 class Transitions(NamedTuple):
     """``N`` steps of an environment; leading dimensions are free (``[K, B]`` is a stack of minibatches).
 
-    A time limit is not a terminal: ``terminal`` alone says that no value follows.
+    A time limit is not a terminal: only ``terminal`` means that the value of the next state is zero.
     """
 
     obs: Tensor
@@ -40,7 +40,7 @@ class Transitions(NamedTuple):
         return type(self)(*(value.to(device) for value in self))
 
     def state_range(self) -> tuple[Tensor, Tensor]:
-        """Least and largest value of each state dimension, ``[O]`` each; next states, which alone show falls, count."""
+        """Least and largest value of each state dimension, ``[O]`` each; next states, with the terminal ones, count."""
         low, high = (
             torch.stack([values.aminmax(dim=0)[end] for values in (self.obs, self.next_obs)]) for end in (0, 1)
         )
@@ -116,7 +116,7 @@ class Trajectories(NamedTuple):
 
     @property
     def finite(self) -> Tensor:
-        """Whether every valid step is made of finite numbers, bool ``[N]``."""
+        """Whether all numbers of all valid steps are finite, bool ``[N]``."""
         states = self.obs[:, :-1].isfinite().all(-1) & self.next_obs.isfinite().all(-1)
         steps = states & self.act.isfinite().all(-1) & self.reward.isfinite()
         return (steps | ~self.valid).all(1)
@@ -150,7 +150,7 @@ class Trajectories(NamedTuple):
 class Windows(NamedTuple):
     """``B`` slices of ``H`` consecutive steps, ``[B, H]`` and a last dimension for states and actions.
 
-    What lies past the episode's end is zero and not valid.
+    Steps after the episode's end are zero and not valid.
     """
 
     obs: Tensor
@@ -218,8 +218,8 @@ class Episodes:
         if count == 1:
             return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        held = min(max(1, round(holdout_fraction * count)), count - 1)
-        return order[held:].sort().values, order[:held].sort().values
+        num_held = min(max(1, round(holdout_fraction * count)), count - 1)
+        return order[num_held:].sort().values, order[:num_held].sort().values
 
     def rows(self, episodes: Tensor) -> Tensor:
         """Rows of all steps of the episodes at ``episodes [E']``, in that order."""
@@ -230,8 +230,8 @@ class Episodes:
 
         Args:
             horizon: Length of a slice.
-            episodes: Indices of the episodes to slice; ``None`` takes all.
-            padded: Every row begins a slice; those that reach past their episode's end are padded.
+            episodes: Indices of the episodes to slice; ``None`` uses all.
+            padded: Start a slice at every row; slices that pass the end of their episode are padded.
         """
         chosen = slice(None) if episodes is None else episodes
         if padded:

@@ -60,11 +60,11 @@ def task_of(
         chosen["ignore_terminals"] = True
     task = replace(task, mujoco2_contacts=mujoco2_contacts, **chosen)  # type: ignore[arg-type]
     if task.score_min >= task.score_max:
-        raise UserError(f"score_min ({task.score_min}) must lie below score_max ({task.score_max}).")
+        raise UserError(f"score_min ({task.score_min}) must be less than score_max ({task.score_max}).")
     return task
 
 
-@cache  # every source of a run asks
+@cache  # every source of a run calls this
 def _described(env_id: str, options_json: str, env_spec: str | None) -> Task:
     options = json.loads(options_json)
     try:
@@ -108,7 +108,7 @@ def _described(env_id: str, options_json: str, env_spec: str | None) -> Task:
 
 
 def _bounds_flaw(actions: gym.spaces.Box) -> str | None:
-    """Why ``[-1, 1]`` cannot be stretched to the bounds, in words; ``None`` where it can."""
+    """The reason why ``[-1, 1]`` cannot be scaled to the bounds; ``None`` if it can."""
     for column, (low, high) in enumerate(zip(actions.low.tolist(), actions.high.tolist(), strict=True)):
         if not low < high:
             return f"action {column} can only be {low:g}; remove it from the environment and from the data"

@@ -22,10 +22,10 @@ class LocalSource(EpisodeSource):
     Args:
         path: The file, relative to the working directory.
         env_id: Gymnasium id of its environment; ``null`` reads the file's attribute ``env_id``.
-        score_min: Return of score 0; ``null`` takes the environment's.
-        score_max: Return of score 100; ``null`` takes the environment's.
-        terminated: Termination rule of rollouts, as an import path; ``null`` takes the environment's, if it is known.
-        mujoco2_contacts: Whether evaluation restores MuJoCo 2's contacts; ``null`` takes the file's attribute, and
+        score_min: Return of score 0; ``null`` uses the environment's.
+        score_max: Return of score 100; ``null`` uses the environment's.
+        terminated: Termination rule of rollouts, as an import path; ``null`` uses the environment's, if it is known.
+        mujoco2_contacts: Whether evaluation restores MuJoCo 2's contacts; ``null`` uses the file's attribute, and
             without one it is true for D4RL's environments.
     """
 

@@ -27,11 +27,11 @@ class MinariSource(EpisodeSource):
 
     Args:
         dataset: Minari id such as ``mujoco/hopper/medium-v0``; downloaded when it is not there.
-        env_id: Gymnasium id; ``null`` takes the environment that the dataset names. Given, arguments and wrappers of
+        env_id: Gymnasium id; ``null`` uses the environment that the dataset names. Given, arguments and wrappers of
             the recorded environment are not used.
-        score_min: Return of score 0; ``null`` takes the dataset's own, then the environment's.
+        score_min: Return of score 0; ``null`` uses the dataset's own, then the environment's.
         score_max: Return of score 100; likewise.
-        terminated: Termination rule of rollouts, as an import path; ``null`` takes the environment's, if it is known.
+        terminated: Termination rule of rollouts, as an import path; ``null`` uses the environment's, if it is known.
 
     Raises:
         UserError: Minari is not installed, cannot get the dataset, the dataset's environment is unknown or cannot be
@@ -112,7 +112,9 @@ def _playable(dataset: str, spec: EnvSpec) -> EnvSpec:
         if wrapper.name == "NormalizeObservation":
             raise UserError(f"{dataset} did not record the running mean and variance of {wrapper.name}. {by_hand}")
         if wrapper.name == "NormalizeReward":
-            rank_zero_info(f"{dataset}: NormalizeReward starts anew in evaluation, so its returns have another scale.")
+            rank_zero_info(
+                f"{dataset}: NormalizeReward restarts its statistics in evaluation, so returns have another scale."
+            )
     kept = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
     return replace(spec, kwargs=kept)
 

@@ -19,7 +19,7 @@ from dydiff.utils.seeding import seed_of
 class MixedDataModule(OfflineDataModule):
     """Stacks of ``updates_per_step`` minibatches of real transitions, and of synthetic ones once :meth:`mix` is called.
 
-    While the synthetic buffer holds less than its share of one minibatch, minibatches are all real. Validation and
+    While the synthetic buffer contains less than its share of one minibatch, minibatches are all real. Validation and
     test batches are seeds of the episodes to play.
 
     Args:
@@ -77,8 +77,8 @@ class MixedDataModule(OfflineDataModule):
 
         Args:
             real_ratio: Share of real transitions (eta), in [0, 1]; ``None`` draws from all transitions alike.
-            synthetic_capacity: Transitions that the buffer holds before the oldest give way.
-            keep_in_checkpoints: Whether checkpoints hold the buffer's transitions; who says no makes them again.
+            synthetic_capacity: Capacity of the synthetic buffer in transitions; then the oldest are overwritten.
+            keep_in_checkpoints: Whether checkpoints contain the buffer; if False, the caller regenerates it on resume.
         """
         self.keep_in_checkpoints = keep_in_checkpoints
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
@@ -94,7 +94,7 @@ class MixedDataModule(OfflineDataModule):
 
     @property
     def synthetic_share(self) -> float:
-        """Share of synthetic transitions in the next minibatch: 0 while the buffer holds less than it."""
+        """Share of synthetic transitions in the next minibatch: 0 while the buffer contains less than it."""
         if self.real_ratio is None:
             return len(self.synthetic) / (len(self.synthetic) + len(self.real.reward))
         wanted = self.batch_size - self.num_real
@@ -111,7 +111,7 @@ class MixedDataModule(OfflineDataModule):
 
         Without a ``real_ratio`` real and synthetic transitions come in no order, otherwise the real ones come first.
         """
-        # One draw for the whole stack, row by row: minibatches do not depend on how many make a stack, nor on ranks.
+        # One draw for the stack, row by row: minibatches depend neither on the stack size nor on the number of ranks.
         drawn = torch.randint(2**62, (self.updates_per_step, self.batch_size), generator=self.generator)
         columns = torch.tensor(distributed.share(range(self.batch_size)))
         drawn = drawn[:, columns].to(self.real.reward.device)
@@ -146,7 +146,7 @@ class MixedDataModule(OfflineDataModule):
         return self.eval_seed + self.num_eval_episodes
 
     def _seeds(self, first: int) -> "DataLoader[Any]":
-        # A loader draws a seed for workers that it does not have: from a generator of its own, not the training's.
+        # DataLoader draws a worker seed even without workers; a private generator keeps that off the global RNG.
         seeds = torch.arange(first, first + self.num_eval_episodes)
         return DataLoader(seeds, self.num_eval_episodes, generator=torch.Generator())  # type: ignore[arg-type]
 
@@ -158,17 +158,17 @@ class MixedDataModule(OfflineDataModule):
             return  # a saved agent is only scored: no data are needed
         if "synthetic" not in state_dict:
             return
-        held, room = len(state_dict["synthetic"]["reward"]), self.synthetic.capacity
-        if held > room:
+        saved, room = len(state_dict["synthetic"]["reward"]), self.synthetic.capacity
+        if saved > room:
             raise UserError(
-                f"The checkpoint holds {held:,} synthetic transitions, this run has room for {room:,}: continue it "
-                "with the rollout and the synthetic_capacity that it was made with."
+                f"The checkpoint contains {saved:,} synthetic transitions, but this run has a capacity of {room:,}: "
+                "resume it with the rollout and the synthetic_capacity that it was made with."
             )
         self.synthetic.load_state_dict(state_dict["synthetic"])
 
 
 class _Stacks:
-    """An epoch of stacks, whose random numbers depend on the run's seed and the epoch alone.
+    """An epoch of stacks, whose random numbers depend only on the run's seed and the epoch.
 
     They are drawn in the training process: a loader's workers would draw from copies of the buffer.
     """

@@ -49,21 +49,21 @@ class EpisodeSource(ABC):
 
     @abstractmethod
     def read(self) -> Episodes:
-        """The dataset, from wherever it is. :meth:`load` checks shapes, types and numbers afterwards.
+        """Read the dataset. :meth:`load` checks shapes, types and numbers afterwards.
 
         Raises:
-            UserError: The dataset is not available. Any other exception is reported by its first line and its place.
+            UserError: The dataset is not available. Any other exception is reported by its first line and location.
         """
 
     def version(self) -> Hashable:
-        """What changes when the content does while the arguments stay, such as the time of a file's last change."""
+        """A value that changes with the content, such as a file's modification time."""
         return None
 
     def load(self) -> Episodes:
         """The dataset, read once and checked.
 
         Raises:
-            UserError: It is not available or not sound, or the task's termination rule fails on it or contradicts it.
+            UserError: It is not available or invalid, or the task's termination rule fails on it or contradicts it.
         """
         if self._key not in _loaded:
             episodes = self._read_and_check()
@@ -86,7 +86,7 @@ class EpisodeSource(ABC):
             what = f"{type(error).__name__}: {first_line(error)} ({Path(place.filename).name}, line {place.lineno})"
             raise UserError(f"{self!r} cannot be read: {what}.") from error
         if flaw := episodes_flaw(episodes, self.task):
-            raise UserError(f"{self!r} is not sound: {flaw}.")
+            raise UserError(f"{self!r} is invalid: {flaw}.")
         check_rule(self.task, episodes.transitions)
         return episodes
 

@@ -1,4 +1,4 @@
-"""A part of another dataset."""
+"""A subset of another dataset."""
 
 from collections.abc import Hashable
 
@@ -9,10 +9,10 @@ from dydiff.utils.errors import UserError
 
 
 class SplitSource(EpisodeSource):
-    """A random part of another dataset's episodes; the others are held out.
+    """A random subset of another dataset's episodes; the others are held out.
 
     Args:
-        source: The whole dataset.
+        source: The full dataset.
         fraction: Fraction of its episodes, in (0, 1); at least one episode.
         split_seed: Seed of the choice.
 

@@ -19,7 +19,7 @@ class Task:
         name: Short name, as in D4RL's dataset names.
         env_id: Gymnasium id.
         obs_dim: Size of a state.
-        act_dim: Size of an action; every action lies in [-1, 1], for agents and models.
+        act_dim: Size of an action; every action is in [-1, 1], for agents and models.
         episode_limit: Steps after which an episode times out.
         terminated: Termination rule on raw states, to be called with :func:`~dydiff.data.termination.ended`.
         score_min: Return of D4RL's random policy, normalised score 0.
@@ -28,10 +28,10 @@ class Task:
             Only Hopper's and Maze2d's differ.
         act_bounds: The environment's own lowest and highest actions, to which [-1, 1] is stretched; ``None`` where
             they are -1 and 1.
-        env_options: Arguments of the environment that are not its usual ones.
+        env_options: Arguments of the environment that differ from its defaults.
         env_spec: Gymnasium's specification of the environment as JSON, with its arguments and its wrappers; ``None``
             where ``env_id`` and ``env_options`` are all.
-        ignore_terminals: Whether recorded terminals may contradict ``terminated``, as a user has asked for.
+        ignore_terminals: Whether recorded terminals may contradict ``terminated``, as the user requested.
     """
 
     name: str
@@ -72,7 +72,7 @@ TASKS = {task.name: task for task in (HOPPER, HALFCHEETAH, WALKER2D, *MAZE2D)}
 
 @dataclass(frozen=True)
 class RemoteDataset:
-    """A D4RL file: its task, address, size in bytes and SHA-256; ``None`` where nobody has published them."""
+    """A D4RL file: its task, address, size in bytes and SHA-256; ``None`` if they are not published."""
 
     task: Task
     url: str

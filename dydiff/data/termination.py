@@ -20,13 +20,13 @@ def never(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OutOfRange:
-    """An episode ends when numbers of the next state leave their ranges; NaN is in no range.
+    """An episode ends when a number of the next state is out of its range; NaN is out of every range.
 
     Args:
         ranges: Of each range the first column, the column after the last (``None``: to the end), the lowest and the
             highest value.
         closed: Whether the lowest and the highest value belong to the range.
-        finite: Whether any number that is not finite ends the episode, too.
+        finite: Whether a number that is not finite also ends the episode.
     """
 
     ranges: tuple[tuple[int, int | None, float, float], ...]
@@ -46,7 +46,7 @@ def double_pendulum_fell(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
     """InvertedDoublePendulum: the tip of two poles of 0.6 m is at a height of at most 1 m.
 
     A state has the sines and cosines of both joints. The environment reads the height in the middle of MuJoCo's last
-    step, so that rule and environment may differ by a step where the tip passes 1 m.
+    step, so rule and environment may differ by one step when the tip passes 1 m.
     """
     sine, second_sine, cosine, second_cosine = next_obs[..., 1:5].unbind(-1)
     return 0.6 * (cosine + cosine * second_cosine - sine * second_sine) <= 1.0
@@ -59,9 +59,9 @@ _ENDLESS = ("half_cheetah", "swimmer", "reacher", "pusher", "humanoidstandup")
 
 
 def rule_of(simulator: Any) -> TerminationRule | None:
-    """The rule of an unwrapped environment with the options that it has; ``None`` where it is unknown.
+    """The rule of an unwrapped environment with its current options; ``None`` if it is unknown.
 
-    Known are Gymnasium's own MuJoCo environments, v4 and v5. States must be those that the environment itself shows.
+    Known are Gymnasium's own MuJoCo environments, v4 and v5. States must be the observations of the environment itself.
     """
     module = type(simulator).__module__
     if not module.startswith("gymnasium.envs.mujoco."):
@@ -91,7 +91,7 @@ def _numbers(bounds: Any) -> tuple[float, float]:
 
 
 def ended(rule: TerminationRule, obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-    """What a rule says of transitions with any leading dimensions; the rule itself sees rows ``[N, ...]``.
+    """Apply a rule to transitions with any leading dimensions; the rule receives rows ``[N, ...]``.
 
     Args:
         rule: The rule.
@@ -103,13 +103,13 @@ def ended(rule: TerminationRule, obs: Tensor, act: Tensor, next_obs: Tensor) -> 
         Bool ``[...]``.
 
     Raises:
-        UserError: The rule fails, or gives something else than one bool for each row.
+        UserError: The rule fails, or does not return one bool for each row.
     """
     shape = next_obs.shape[:-1]
     rows = [value.reshape(-1, value.shape[-1]) for value in (obs, act, next_obs)]
     try:
         terminal = rule(*rows)
-    except Exception as error:  # it may be anyone's
+    except Exception as error:  # a custom rule may raise anything
         raise UserError(f"The termination rule fails: {type(error).__name__}: {first_line(error)}.") from error
     count = len(rows[2])
     if not isinstance(terminal, Tensor):
@@ -118,4 +118,4 @@ def ended(rule: TerminationRule, obs: Tensor, act: Tensor, next_obs: Tensor) -> 
         wrong = f"{terminal.dtype} of shape {tuple(terminal.shape)}"
     else:
         return terminal.reshape(shape)
-    raise UserError(f"The termination rule must give a tensor of torch.bool and shape [N] = ({count},), not {wrong}.")
+    raise UserError(f"The termination rule must return a tensor of torch.bool and shape [N] = ({count},), not {wrong}.")

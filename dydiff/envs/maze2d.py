@@ -1,6 +1,6 @@
 """D4RL's Maze2d: a ball that is pushed through a maze to a goal, on Gymnasium and MuJoCo.
 
-A position counts in cells, x along the maze's rows and y along its columns, but a cell's centre lies at (row - 0.2,
+A position counts in cells, x along the maze's rows and y along its columns, but a cell's centre is at (row - 0.2,
 column - 0.2): the ball's body stands at 1.2 where the walls count from 1. Goals and starts are at whole numbers all the
 same, as in D4RL.
 """

@@ -50,10 +50,10 @@ def real_rollout(task: Task, start_obs: Tensor, policy: Policy, num_steps: int) 
         task: The task.
         start_obs: First states ``[N, O]``, :func:`restorable` ones.
         policy: Maps states ``[N, O]`` to actions ``[N, A]``; they are clipped to [-1, 1].
-        num_steps: Steps played, through falls, too.
+        num_steps: Steps to play, also after terminations.
 
     Returns:
-        True states ``[N, num_steps + 1, O]``, actions ``[N, num_steps, A]``, and bool ``[N, num_steps]``: the step lies
+        True states ``[N, num_steps + 1, O]``, actions ``[N, num_steps, A]``, and bool ``[N, num_steps]``: the step is
         before or at the first terminal one.
 
     Raises:
@@ -107,9 +107,9 @@ def _settable(task: Task) -> tuple[Any, int]:
     simulator: Any = env.unwrapped
     if not hasattr(simulator, "set_state"):
         raise UserError(f"{task.env_id} cannot be set to a given state: only Gymnasium's MuJoCo environments can.")
-    whole = np.concatenate([simulator.data.qpos, simulator.data.qvel])
-    hidden = len(whole) - task.obs_dim
-    if hidden < 0 or not np.allclose(whole[hidden:], shown, atol=1e-5):
+    state = np.concatenate([simulator.data.qpos, simulator.data.qvel])
+    hidden = len(state) - task.obs_dim
+    if hidden < 0 or not np.allclose(state[hidden:], shown, atol=1e-5):
         raise UserError(f"{task.env_id} cannot be set to a given state: it shows more than positions and velocities.")
     return simulator, hidden
 

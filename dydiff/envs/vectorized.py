@@ -41,7 +41,7 @@ class Together(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the environments hold."""
+        """Close the environments."""
 
 
 def together(make: Callable[[], gym.Env], seeds: Sequence[int]) -> Together:

@@ -1,4 +1,4 @@
-"""An episode as a film."""
+"""An episode as a video."""
 
 import warnings
 from pathlib import Path
@@ -27,7 +27,7 @@ def check_video(path: Path, task: Task) -> None:
         UserError: Neither a GIF nor an MP4, the encoder is not installed, or the machine cannot draw.
     """
     if path.suffix not in FORMATS:
-        raise UserError(f"A film is a {' or '.join(FORMATS)} file, not '{path}'.")
+        raise UserError(f"A video is a {' or '.join(FORMATS)} file, not '{path}'.")
     if path.suffix == ".mp4":
         try:
             import imageio_ffmpeg  # noqa: F401
@@ -103,5 +103,5 @@ def _draw(env: gym.Env) -> np.ndarray:
         if _by_mujoco(env):
             advice = " here. Without a display, put MUJOCO_GL=egl (or osmesa) before the command, and install that."
         raise UserError(
-            f"{type(env.unwrapped).__name__} cannot be drawn{advice} It said: {first_line(error)}"
+            f"{type(env.unwrapped).__name__} cannot be drawn{advice} The error: {first_line(error)}"
         ) from None

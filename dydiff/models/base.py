@@ -26,7 +26,7 @@ class PretrainedModule(SeededModule, ABC):
         obs_dim: Size of a state.
         act_dim: Size of an action.
         lr: Adam's learning rate.
-        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate decays to 0 by half a cosine over the training.
 
     Attributes:
         holdout_names: What is logged over the holdout; a callback may monitor it.
@@ -50,7 +50,7 @@ class PretrainedModule(SeededModule, ABC):
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """Training loss of this rank's share of a batch, a scalar; its mean over ranks is the whole batch's."""
+        """Training loss of this rank's share of a batch, a scalar; its mean over ranks is the full batch's loss."""
 
     def holdout_metrics(self, batch: Any) -> dict[str, Tensor]:
         """Scalars over a holdout batch; ``loss`` among them."""
@@ -63,24 +63,24 @@ class PretrainedModule(SeededModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        (whole,) = distributed.mean([loss.detach()])
-        self.log("train/loss", whole)
-        check_finite({"train/loss": whole}, f"in step {self.global_step:,} of {type(self).__name__}")
+        (loss_mean,) = distributed.mean([loss.detach()])
+        self.log("train/loss", loss_mean)
+        check_finite({"train/loss": loss_mean}, f"in step {self.global_step:,} of {type(self).__name__}")
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        # Every rank sees the whole holdout, so all of them agree on the best epoch, as one process would.
+        # Every rank evaluates the full holdout, so all ranks choose the same best epoch as one process would.
         metrics = {f"holdout/{name}": value for name, value in self.holdout_metrics(batch).items()}
         self.log_dict(metrics, batch_size=len(batch[0]), prog_bar=True)
 
     def on_train_start(self) -> None:
-        """A training that early stopping has ended does not go on after a break."""
+        """Do not resume a training that early stopping has ended."""
         for stopping in self.trainer.early_stopping_callbacks:
             if stopping is not None and stopping.wait_count >= stopping.patience:
                 self.trainer.should_stop = True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The parameters as Adam takes them."""
+        """The parameters in the form that Adam expects."""
         return [{"params": list(self.parameters())}]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -112,7 +112,7 @@ def load_weights(module: PretrainedModule, path: Path) -> None:
     """Load published (or Lightning's) weights into ``module`` and freeze it for use.
 
     Raises:
-        UserError: The file is not readable, or holds other weights than the module's.
+        UserError: The file is not readable, or its weights do not fit the module.
     """
     state = read_checkpoint(path)["state_dict"]
     check_weights(state, module.state_dict(), path, type(module).__name__)

@@ -32,7 +32,7 @@ class Denoiser(DiffusionModel):
         normalization: ``range`` scales states to [-1, 1] (the authors); ``standard`` gives each state dimension the
             standard deviation ``sigma_data``.
         lr: Adam's learning rate.
-        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate decays to 0 by half a cosine over the training.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Denoiser(DiffusionModel):
             self.normalizer.scale /= self.sigma_data
 
     def clean_samples(self, batch: Windows) -> tuple[Tensor, Tensor]:
-        """States and actions; what lies past the episode's end is zero and does not count."""
+        """States and actions; steps after the episode's end are zero and do not count."""
         valid = batch.valid[..., None]
         return self._join(batch.obs, batch.act) * valid, valid
 

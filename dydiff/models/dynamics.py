@@ -29,7 +29,7 @@ class DynamicsEnsemble(PretrainedModule):
         hidden_sizes: Hidden layers of each network.
         weight_decay: Of each layer, hidden ones first; one more than ``hidden_sizes``.
         lr: Adam's learning rate.
-        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate decays to 0 by half a cosine over the training.
 
     Raises:
         UserError: More elites than members, or another number of decays than of layers.
@@ -52,7 +52,7 @@ class DynamicsEnsemble(PretrainedModule):
     ) -> None:
         super().__init__(obs_dim, act_dim, lr, lr_schedule)
         if not 1 <= num_elites <= num_members:
-            raise UserError(f"num_elites must lie between 1 and num_members ({num_members}), not {num_elites}.")
+            raise UserError(f"num_elites must be between 1 and num_members ({num_members}), not {num_elites}.")
         if len(weight_decay) != len(hidden_sizes) + 1:
             raise UserError(f"weight_decay needs {len(hidden_sizes) + 1} values, one for each layer.")
         self.num_members = num_members
@@ -83,10 +83,10 @@ class DynamicsEnsemble(PretrainedModule):
         return mean, logvar
 
     def loss(self, batch: Transitions) -> Tensor:
-        """Gaussian negative log likelihood, summed over members; each sees its own bootstrap of the whole batch."""
+        """Gaussian negative log likelihood, summed over members; each sees its own bootstrap of the full batch."""
         batch, size = Transitions(*map(distributed.gather, batch)), len(batch.reward)
-        whole = partial(torch.randint, len(batch.reward))
-        rows = distributed.draw(whole, (self.num_members, size), dim=1, device=batch.reward.device)
+        sample = partial(torch.randint, len(batch.reward))
+        rows = distributed.draw(sample, (self.num_members, size), dim=1, device=batch.reward.device)
         resampled = batch.at(rows)
         mean, logvar = self.predict(resampled.obs, resampled.act)
         change = self.change_normalizer(resampled.next_obs - resampled.obs)
@@ -100,7 +100,7 @@ class DynamicsEnsemble(PretrainedModule):
         self._holdout_errors.append((self.predict(*everyone)[0] - change).square().mean(-1))
 
     def on_validation_epoch_end(self) -> None:
-        """Name the members with the lowest error over the whole holdout elites; the loss is the elites' mean error."""
+        """Choose the members with the lowest error on the holdout as elites; the loss is their mean error."""
         errors = torch.cat(self._holdout_errors, dim=1).mean(1).sort()
         self._holdout_errors.clear()
         self.elites.copy_(errors.indices[: len(self.elites)])
@@ -115,9 +115,9 @@ class DynamicsEnsemble(PretrainedModule):
         return groups
 
     def step(self, obs: Tensor, act: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
-        """The next state of each row by one elite, drawn anew for each row and call (eq. 6).
+        """The next state of each row by one elite, drawn again for each row and call (eq. 6).
 
-        The rows are shuffled and dealt out evenly to the elites, so only the chosen elite computes for a row.
+        The rows are shuffled and divided evenly among the elites, so only the chosen elite computes for a row.
 
         Args:
             obs: Raw states ``[N, O]``.
@@ -131,7 +131,7 @@ class DynamicsEnsemble(PretrainedModule):
         count, num_elites = len(obs), len(self.elites)
         each = -(-count // num_elites)
         shuffled = torch.randperm(num_elites * each, generator=generator, device=obs.device)
-        rows = shuffled.clamp(max=count - 1)  # where the deal does not come out even, the last row is dealt again
+        rows = shuffled.clamp(max=count - 1)  # pad with the last row where the count is not divisible
         dealt_obs, dealt_act = (value[rows].unflatten(0, (num_elites, each)) for value in (obs, act))
         change, logvar = self.predict(dealt_obs, dealt_act, self._elite_network())
         if sample:
@@ -145,7 +145,7 @@ class DynamicsEnsemble(PretrainedModule):
         return obs + self.change_normalizer.inverse(self._elite_changes(obs, act))
 
     def disagreement(self, obs: Tensor, act: Tensor) -> Tensor:
-        """How far the elites' mean predictions lie apart, ``[N]``, for raw ``obs [N, O]`` and ``act [N, A]``.
+        """Disagreement of the elites' mean predictions, ``[N]``, for raw ``obs [N, O]`` and ``act [N, A]``.
 
         The standard deviation over elites of the standardised change, averaged over dimensions; 0 with one elite.
         """
@@ -157,7 +157,7 @@ class DynamicsEnsemble(PretrainedModule):
         return self.predict(obs.expand(count, -1, -1), act.expand(count, -1, -1), self._elite_network())[0]
 
     def _elite_network(self) -> EnsembleMLP:
-        """The elites by themselves; picking them out anew in every step would copy all their weights."""
+        """An ensemble of only the elites; selecting them in every step would copy all their weights."""
         sources = (self.elites, *self.network.parameters())
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in sources)
         if self._elites_of != state:

@@ -55,18 +55,18 @@ class EDMSampler:
     authors' sampler leaves them noised there.
 
     Attributes:
-        num_steps: Noise levels N; a sample takes ``2 N - 1`` network calls with Heun's method, N with DPM-Solver++.
+        num_steps: Noise levels N; a sample needs ``2 N - 1`` network calls with Heun's method, N with DPM-Solver++.
         solver: ``heun``: Algorithm 2. ``dpm++2m``: the second-order multistep DPM-Solver++ (Lu et al. 2022, their
             Algorithm 2) in EDM's terms, which remembers the last call instead of making a second one; without churn.
         num_samples: Samples whose mean is taken, each from its own noise.
         sigma_min: Lowest noise level.
         sigma_max: Highest noise level.
-        sigma_start: Level at which a draft enters; ``null`` ignores the draft and starts from pure noise at
-            ``sigma_max`` (the paper).
+        sigma_start: Noise level at which sampling from a draft starts; ``null`` ignores the draft and starts from pure
+            noise at ``sigma_max`` (the paper).
         draft_noise: Standard deviation of the noise that a draft gets when it enters, in units of ``sigma_start``. With
             1 it is a sample of that noise level. With 0 it gets none, and its own error is taken for the noise.
         rho: Spacing of the levels.
-        s_churn: Amount of noise added back over the whole sampling.
+        s_churn: Amount of noise added back over all steps of the sampling.
         s_min: Lowest level with churn.
         s_max: Highest level with churn.
         s_noise: Standard deviation of the churn noise.
@@ -97,7 +97,7 @@ class EDMSampler:
         if self.solver == "dpm++2m" and self.s_churn > 0:
             raise UserError("The solver dpm++2m has no churn: set s_churn to 0.")
         if self.sigma_start is not None and not self.sigma_min < self.sigma_start <= self.sigma_max:
-            raise UserError(f"sigma_start must lie in ({self.sigma_min}, {self.sigma_max}], not {self.sigma_start}.")
+            raise UserError(f"sigma_start must be in ({self.sigma_min}, {self.sigma_max}], not {self.sigma_start}.")
 
     @property
     def num_calls(self) -> int:

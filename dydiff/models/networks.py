@@ -48,7 +48,7 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_members, 1, size_out).uniform_(-bound, bound))
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        """``x [M, B, size_in]`` to ``[M, B, size_out]``; ``members [M]`` picks layers, ``None`` takes all."""
+        """``x [M, B, size_in]`` to ``[M, B, size_out]``; ``members [M]`` picks layers, ``None`` uses all."""
         if members is None:
             return torch.baddbmm(self.bias, x, self.weight)
         return torch.baddbmm(self.bias[members], x, self.weight[members])

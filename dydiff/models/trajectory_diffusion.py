@@ -1,4 +1,4 @@
-"""A diffusion model over whole trajectories of the behaviour policy: PGD's (Jackson et al. 2024)."""
+"""A diffusion model over complete trajectories of the behaviour policy: PGD's (Jackson et al. 2024)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -26,7 +26,7 @@ class TrajectoryDiffusion(DiffusionModel):
         p_mean: Mean of ``ln sigma`` in training.
         p_std: Standard deviation of ``ln sigma`` in training.
         lr: Adam's learning rate.
-        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate decays to 0 by half a cosine over the training.
     """
 
     def __init__(

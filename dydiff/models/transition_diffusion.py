@@ -52,7 +52,7 @@ class TransitionDiffusion(DiffusionModel):
         p_mean: Mean of ``ln sigma`` in training.
         p_std: Standard deviation of ``ln sigma`` in training.
         lr: Adam's learning rate.
-        lr_schedule: ``constant``, or ``cosine``: the learning rate falls to 0 by half a cosine over the whole training.
+        lr_schedule: ``constant``, or ``cosine``: the learning rate decays to 0 by half a cosine over the training.
     """
 
     def __init__(

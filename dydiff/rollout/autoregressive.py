@@ -1,4 +1,4 @@
-"""Rollouts by the single-step model alone (eq. 6): MBPO's, and the draft that DyDiff corrects."""
+"""Rollouts by only the single-step model (eq. 6): MBPO's, and the draft that DyDiff corrects."""
 
 from typing import Literal
 
@@ -53,7 +53,7 @@ class Autoregressive(Synthesizer):
         super().__init__()
         at_least(1, rollout_length=rollout_length)
         if max_disagreement is not None and not 0 < max_disagreement <= 1:
-            raise UserError(f"max_disagreement must lie in (0, 1], not {max_disagreement}.")
+            raise UserError(f"max_disagreement must be in (0, 1], not {max_disagreement}.")
         self.dynamics = module_of(dynamics)
         self.reward = module_of(reward)
         self.rollout_length = rollout_length
@@ -97,7 +97,7 @@ class Autoregressive(Synthesizer):
         return self.clip(self.dynamics.step(obs, act, generator, self.sample_states))
 
     def clip(self, obs: Tensor) -> Tensor:
-        """States within the range of the data, if ``clip_states`` asks for it."""
+        """States within the range of the data, if ``clip_states`` is set."""
         return obs.clamp(self.low, self.high) if self.clip_states else obs
 
     def finish(
@@ -106,7 +106,7 @@ class Autoregressive(Synthesizer):
         """Find next states, predict rewards, and cut after the first terminal state and where elites disagree.
 
         A step ends the trajectory by its next state or by the trajectory's own, which then is the one stored. The
-        figure ``cut_share`` says which trajectories the elites' disagreement has cut.
+        metric ``cut_share`` is 1 for the trajectories cut by the elites' disagreement.
         """
         next_obs = self.find_next(policy, obs, act, generator)
         before, rule = obs[:, :-1], self.terminated

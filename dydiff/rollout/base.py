@@ -51,7 +51,7 @@ class PlainPolicy:
 
 
 class Synthesizer(nn.Module, ABC):
-    """Makes trajectories for a policy. A new one is a subclass in a file of its own.
+    """Makes trajectories for a policy. A new synthesizer is a subclass in its own file.
 
     A constructor argument annotated ``SomeModel | Path_fr`` is a pretrained part: a config gives the path of the YAML
     that trains it, and ``fit`` trains it or finds it trained, and passes the module.
@@ -87,7 +87,7 @@ class Synthesizer(nn.Module, ABC):
             generator: Source of all randomness but the policy's.
 
         Returns:
-            ``N`` trajectories with rewards and terminals filled in, and figures about their making, ``[N]`` each.
+            ``N`` trajectories with rewards and terminals filled in, and diagnostic metrics, ``[N]`` each.
         """
 
 

@@ -31,7 +31,7 @@ class DyDiff(Synthesizer):
         rollout_length: Steps of a trajectory (L), up to the denoiser's horizon.
         num_corrections: Corrections (M); 0 leaves the draft.
         state_blend: Share of the denoiser's states in the corrected ones, in (0, 1]; the rest stays as it was. The
-            paper takes them whole; the authors' code blends by 0.5.
+            paper uses 1; the authors' code uses 0.5.
         sampler: How the denoiser is sampled; the default is the paper's, from pure noise.
         next_states: Where a transition's next state comes from: the ``trajectory``, whose next state the denoiser has
             made as well (the paper); the single-step ``dynamics`` from the corrected state and action, whose error over
@@ -75,7 +75,7 @@ class DyDiff(Synthesizer):
             )
         at_least(0, num_corrections=num_corrections)
         if not 0 < state_blend <= 1:
-            raise UserError(f"state_blend must lie in (0, 1], not {state_blend}.")
+            raise UserError(f"state_blend must be in (0, 1], not {state_blend}.")
         self.num_corrections = num_corrections
         self.state_blend = state_blend
         self.sampler = sampler or EDMSampler()
@@ -97,7 +97,7 @@ class DyDiff(Synthesizer):
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         """See :meth:`Synthesizer.synthesize`.
 
-        The figures are the root mean square changes of states (in standard deviations of the denoiser's normalizer)
+        The metrics are the root mean square changes of states (in standard deviations of the denoiser's normalizer)
         and actions from each correction to the next.
         """
         obs, act = self.draft.roll_out(policy, start_obs, generator)

@@ -11,7 +11,7 @@ from dydiff.utils.errors import UserError, above_zero
 
 
 class Filter(ABC):
-    """Ranks trajectories. A new one is a subclass in a file of its own.
+    """Ranks trajectories. A new filter is a subclass in its own file.
 
     Args:
         keep_ratio: Share of a rollout's trajectories that is kept (kappa), in (0, 1].
@@ -22,7 +22,7 @@ class Filter(ABC):
 
     def __init__(self, keep_ratio: float = 0.6) -> None:
         if not 0 < keep_ratio <= 1:
-            raise UserError(f"keep_ratio must lie in (0, 1], not {keep_ratio}.")
+            raise UserError(f"keep_ratio must be in (0, 1], not {keep_ratio}.")
         self.keep_ratio = keep_ratio
 
     @abstractmethod
@@ -37,7 +37,7 @@ class Filter(ABC):
         Args:
             trajectories: The trajectories.
             generator: Source of the filter's random numbers.
-            count: How many ``keep_ratio`` is a share of; ``None`` takes ``N``. Of a rollout that could be used in part
+            count: How many ``keep_ratio`` is a share of; ``None`` uses ``N``. Of a rollout that could be used in part
                 only, the other trajectories fill the places.
 
         Raises:
@@ -82,7 +82,7 @@ class Softmax(Filter):
         super().__init__(keep_ratio)
         above_zero(temperature=temperature)
         if not 0 <= floor <= 1:
-            raise UserError(f"floor must lie in [0, 1], not {floor}.")
+            raise UserError(f"floor must be in [0, 1], not {floor}.")
         self.temperature = temperature
         self.floor = floor
 

@@ -14,17 +14,18 @@ from dydiff.utils.errors import at_least
 
 
 class PGD(Synthesizer):
-    """Samples whole trajectories; each step of the sampler follows the gradient of ``log pi(a | s)``.
+    """Samples complete trajectories; each step of the sampler follows the gradient of ``log pi(a | s)``.
 
-    The gradient is taken at the denoised trajectory, in its actions alone, and scaled to unit length. Step ``i`` of
-    ``N`` follows it by ``guidance (1 - i / N + cosine_guidance sin(pi (i + 1) / N))``, the last step not at all.
+    The gradient is taken at the denoised trajectory, only with respect to its actions, and scaled to unit length.
+    Step ``i`` of ``N`` follows it by ``guidance (1 - i / N + cosine_guidance sin(pi (i + 1) / N))``,
+    the last step not at all.
     States start where the model puts them: the start states that are given only say how many.
 
     Args:
         diffusion: Trajectory diffusion, or the config that trains it.
         guidance: Strength of the guidance; 0 gives the behaviour's trajectories.
         cosine_guidance: Share of it that swells in the middle of the sampling.
-        sampler: How the model is sampled; ``null`` takes PGD's: 256 steps, churn 80 between 0.05 and 50.
+        sampler: How the model is sampled; ``null`` uses PGD's: 256 steps, churn 80 between 0.05 and 50.
 
     Raises:
         UserError: A negative setting.
@@ -49,7 +50,7 @@ class PGD(Synthesizer):
     def synthesize(
         self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        """See :meth:`Synthesizer.synthesize`; the figure is the mean log-density of the actions, up to a constant."""
+        """See :meth:`Synthesizer.synthesize`; the metric is the mean log-density of the actions, up to a constant."""
         model = self.diffusion
         empty = torch.zeros(len(start_obs), model.horizon, model.normalizer.shift.numel(), device=start_obs.device)
 

@@ -31,7 +31,7 @@ class RealEnvironment(Synthesizer):
         self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
         seed = int(torch.randint(2**31, (), generator=generator, device=start_obs.device))
-        num_envs = max(1, len(start_obs) // self.task.episode_limit)  # whole episodes, not their beginnings alone
+        num_envs = max(1, len(start_obs) // self.task.episode_limit)  # complete episodes, not only their first steps
         collected = collect_episodes(self.task, policy, len(start_obs), seed, num_envs, start_obs.device)
         return Trajectories.single_steps(collected.transitions.to(start_obs.device)), {}
 
@@ -40,7 +40,7 @@ class RealRollouts(Synthesizer):
     """The learning policy in the real environment, from the dataset's states: what a method without errors makes.
 
     A control, for environments whose simulator can be set to a state (MuJoCo's). Rewards are predicted, as everywhere
-    else. A velocity that the state shows clipped begins with the clipped value.
+    else. A velocity that the state shows clipped starts from the clipped value.
 
     Args:
         reward: Reward model, or the config that trains it.
@@ -71,10 +71,10 @@ class RealRollouts(Synthesizer):
 class RealTransitions(Synthesizer):
     """Another synthesizer's states, actions and rewards, with the real environment's next states and terminals.
 
-    A control, for environments whose simulator can be set to a state (MuJoCo's): it says whether wrong transitions or
+    A control, for environments whose simulator can be set to a state (MuJoCo's): it shows whether wrong transitions or
     unlikely states make synthetic data worse than real ones. The valid steps stay those of the other synthesizer, so
     that both give the same states, actions and returns; a step after a terminal one may be valid here. A velocity that
-    the state shows clipped begins with the clipped value.
+    the state shows clipped starts from the clipped value.
 
     Args:
         synthesizer: The other synthesizer.

@@ -18,7 +18,7 @@ class SynthER(Synthesizer):
 
     Args:
         diffusion: Transition diffusion, or the config that trains it.
-        sampler: How it is sampled; ``null`` takes SynthER's: 128 steps, churn 80 between 0.05 and 50.
+        sampler: How it is sampled; ``null`` uses SynthER's: 128 steps, churn 80 between 0.05 and 50.
         terminals: Which transitions end their episode: as the diffusion made them (``modelled``, SynthER's), which
             misses most of the ends where they are rare, or by the task's termination ``rule``, which the other
             synthesizers go by.

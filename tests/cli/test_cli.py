@@ -299,7 +299,7 @@ def test_maze2d_runs(place, capsys):
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt"})  # fmt: skip
     assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--num_trajectories=5", "--out=drawn"]) == 0
     told = capsys.readouterr().out
-    assert "5 rollouts of 6 steps: apart by" in told and "0.0% of the real states lie in walls" in told
+    assert "5 rollouts of 6 steps: apart by" in told and "0.0% of the real states are in walls" in told
     assert Path("drawn/maze.png").read_bytes().startswith(b"\x89PNG")
     assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--source.path=hopper.hdf5"]) == 2
     assert "The checkpoint is of the task 'maze2d-umaze', the data of 'hopper'" in capsys.readouterr().err
@@ -392,7 +392,7 @@ def test_a_film_shows_the_first_scored_episode(place):
         assert f"An episode of return {float(scored):.1f} is in {name}" in made.stdout
         assert len(imageio.mimread(name, memtest=False)) > 1
     refused = subprocess.run([*command, "--video", "episode.avi"], env=environment, capture_output=True, text=True)
-    assert refused.returncode == 2 and "A film is a .gif or .mp4 file" in refused.stderr
+    assert refused.returncode == 2 and "A video is a .gif or .mp4 file" in refused.stderr
 
 
 def test_a_run_goes_on_from_its_checkpoint(place):
@@ -515,9 +515,9 @@ def test_checkpoint_of_another_task_is_refused(place, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rollout.init_args.real_ratio=-1"], "real_ratio must lie in [0, 1], not -1.0."),
+        (["--rollout.init_args.real_ratio=-1"], "real_ratio must be in [0, 1], not -1.0."),
         (["--data.init_args.updates_per_step=4"], "updates_per_step (4) must divide updates_per_epoch (6)."),
-        (["--rollout.init_args.filter.init_args.keep_ratio=2"], "keep_ratio must lie in (0, 1], not 2.0."),
+        (["--rollout.init_args.filter.init_args.keep_ratio=2"], "keep_ratio must be in (0, 1], not 2.0."),
         (["--rollout.init_args.synthesizer.init_args.rollout_length=9"], "longer than the denoiser's horizon (8)"),
         (["--rollout.init_args.synthesizer.init_args.denoiser=nowhere.yaml"], "nowhere.yaml"),
         (["--model.init_args.gama=0.9"], "Unknown key 'gama' in model (dydiff.agents.TD3BC). Did you mean gamma"),

@@ -32,7 +32,7 @@ def test_an_environment_that_mujoco_does_not_draw_is_filmed(tmp_path, monkeypatc
     try:
         check_video(tmp_path / "swing.gif", task)
     except UserError as error:  # its drawing wants a package of its own
-        assert str(error).startswith("PendulumEnv cannot be drawn. It said: ") and "MUJOCO" not in str(error)
+        assert str(error).startswith("PendulumEnv cannot be drawn. The error: ") and "MUJOCO" not in str(error)
         monkeypatch.setattr(PendulumEnv, "render", lambda self: np.zeros((8, 8, 3), np.uint8))
     check_video(tmp_path / "swing.gif", task)
     total = save_video(lambda obs: torch.zeros(1, 1), task, 0, tmp_path / "swing.gif")
@@ -99,5 +99,5 @@ class TestTasks:
             task_of(env_id)
 
     def test_a_score_range_upside_down(self):
-        with pytest.raises(UserError, match="must lie below"):
+        with pytest.raises(UserError, match="must be less than"):
             task_of("Pendulum-v1", score_min=1.0, score_max=0.0)

@@ -71,16 +71,16 @@ def test_an_agents_mistakes_are_told(place, capsys, mistake, told):
         ("column", "'reward' has shape (125, 1), not (125,)"),
         ("double", "'obs' must be a tensor of torch.float32, not torch.float64"),
         ("numpy", "'act' must be a tensor of torch.float32, not ndarray"),
-        ("wide", "but must lie in [-1, 1]"),
+        ("wide", "but must be in [-1, 1]"),
         ("lost", "add up to 125 transitions, not to 90"),
-        ("empty", "it holds no transitions"),
-        ("goes on", "an episode goes on after its end in row 29"),
+        ("empty", "it contains no transitions"),
+        ("goes on", "an episode continues after its end in row 29"),
     ],
 )
 def test_an_unsound_dataset_is_told(place, capsys, mistake, told):
     own = ("--data.source", "outside.Copies", "--data.source.path", "hopper.hdf5", "--data.source.mistake", mistake)
     error = refused(capsys, *BASE, *own)
-    assert error.startswith(f"error: Copies(path='hopper.hdf5', mistake='{mistake}') is not sound: ") and told in error
+    assert error.startswith(f"error: Copies(path='hopper.hdf5', mistake='{mistake}') is invalid: ") and told in error
 
 
 @pytest.mark.parametrize("rollout", [BASE, ()])
@@ -100,7 +100,7 @@ def test_a_termination_rule_is_taken_whatever_it_says_it_gives(place, rule):
         ("fell_of_two", "The termination rule fails: TypeError: fell_of_two() takes 2"),
         (
             "fell_of_each_number",
-            "must give a tensor of torch.bool and shape [N] = (125,), not torch.bool of shape (125, 11).",
+            "must return a tensor of torch.bool and shape [N] = (125,), not torch.bool of shape (125, 11).",
         ),
         ("fel", "Nothing named 'fel' in outside."),
     ],
@@ -112,11 +112,11 @@ def test_a_termination_rule_that_does_not_work_is_told(place, capsys, rule, told
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
-        ("bare", "Standing.synthesize must return (Trajectories, figures), not Trajectories."),
-        ("short", "sound trajectories: 'obs' has shape (10, 4, 11), not (10, 5, 11)"),
-        ("wide", "sound trajectories: 'act' reaches "),
+        ("bare", "Standing.synthesize must return (Trajectories, metrics), not Trajectories."),
+        ("short", "valid trajectories: 'obs' has shape (10, 4, 11), not (10, 5, 11)"),
+        ("wide", "valid trajectories: 'act' reaches "),
         ("double", "'reward' must be a tensor of torch.float32, not torch.float64"),
-        ("scalar", "the figure 'height' must have a number for each of 10 trajectories"),
+        ("scalar", "the metric 'height' must have a number for each of 10 trajectories"),
     ],
 )
 def test_a_rollout_methods_mistakes_are_told(place, capsys, mistake, told):
