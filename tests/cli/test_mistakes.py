@@ -112,7 +112,7 @@ def test_a_run_that_fails_before_its_first_update_leaves_no_folder(place, capsys
     assert "Lopsided.keys must give one key for each of 25 trajectories, not (24,)." in capsys.readouterr().err
     assert not list(Path("runs").glob("run/version_*")) and len(list(Path("runs/pretrained").glob("[!.]*"))) == 3
     assert fit("--trainer.max_epochs=1", "--ckpt_path=last") == 0
-    assert "runs/run has no checkpoint to go on from: a new run begins." in caplog.text
+    assert "runs/run has no checkpoint to resume: a new run starts." in caplog.text
     assert Path("runs/run/version_0/checkpoints/last.ckpt").is_file()
 
     # A saved agent is scored, and used from Python; an untrained one is not.
