@@ -1,4 +1,4 @@
-"""How many threads pay on the CPU: ``python -m benchmarks.threads``, on a quiet machine, then with its cores taken.
+"""How many threads pay on the CPU: ``python -m benchmarks.threads``, on a quiet machine, then with all cores taken.
 
 Each setting is a process of its own, as OMP_WAIT_POLICY is read when torch starts. Settings take turns, so that a noisy
 machine is noisy for all of them. A line for each: updates per second, median of the rounds, and the quartiles.

@@ -75,11 +75,16 @@ class SyntheticRollout(L.Callback):
         self.seconds = 0.0
 
     def check(self, agent: Agent) -> None:
-        """Refuse an agent whose policy the synthesizer cannot roll out, before models are trained.
+        """Refuse an agent that cannot learn from the mix or be rolled out, before models are trained.
 
         Raises:
-            UserError: See :meth:`Synthesizer.check`.
+            UserError: It needs real transitions and gets none; or see :meth:`Synthesizer.check`.
         """
+        if agent.needs_real_transitions and self.real_ratio == 0:
+            raise UserError(
+                f"{type(agent).__name__} needs real transitions with these settings (it clones their actions), and "
+                "real_ratio 0 gives none: set a real_ratio above 0."
+            )
         self.synthesizer.check(agent.policy(sample=False))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

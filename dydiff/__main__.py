@@ -3,6 +3,9 @@
 import os
 import sys
 
+# A thread that waits in a loop keeps a core from others (docs/performance.md). OpenMP reads this when torch starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from dydiff.cli import main
 
 

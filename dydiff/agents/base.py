@@ -36,9 +36,11 @@ class Agent(EvaluatedModule):
         compile_updates: Whether to compile the updates; ``auto``: where there are at least :data:`COMPILE_FROM`.
             Compiled and not, they agree up to rounding.
         compile_backend: torch.compile's backend.
+        needs_real_transitions: Whether a minibatch must have real transitions.
     """
 
     minimizers: list[Minimizer]
+    needs_real_transitions: bool = False
     compile_updates: bool | Literal["auto"] = False
     compile_backend: str = "inductor"
 

@@ -63,6 +63,7 @@ class TD3BC(Agent):
         self.policy_delay = policy_delay
         self.lr = lr
         self.clone_synthetic = clone_synthetic
+        self.needs_real_transitions = not clone_synthetic
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())
         self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)

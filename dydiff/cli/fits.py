@@ -85,6 +85,7 @@ class AgentFit:
         UserError: The config has no logger, or there is a run to resume that was made with other settings.
     """
 
+    checkpoint: "_Checkpoint | None" = None
     claimed: Path | None = None
 
     def __init__(self, config: Namespace) -> None:
@@ -96,12 +97,19 @@ class AgentFit:
             self.version, path = find_last(self.folder, plain(config))
             if path is None:
                 rank_zero_info(f"{self.folder} has no checkpoint to resume: a new run starts.")
-        self.checkpoint = _checkpoint_to_resume(config, path)
+        self.path = path
         if config.trainer.logger is False:
             raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
 
     def run(self) -> None:
         """Check everything, train the missing models, load all, train the agent."""
+        with ExitStack() as held:
+            if self.version is not None:
+                held.enter_context(alone(self.folder / f"version_{self.version}"))  # before its checkpoint is read
+            self.checkpoint = _checkpoint_to_resume(self.config, self.path)
+            self._run(held)
+
+    def _run(self, held: ExitStack) -> None:
         source = make_source(self.config.data.init_args.source)
         if self.checkpoint is not None and issubclass(class_of(self.config.model), Agent):
             check_task(self.checkpoint.content, source.task)
@@ -114,7 +122,7 @@ class AgentFit:
                     show_plan(models, self.config.name, source, self.folder)
                 seconds = train_missing(models)
                 models.load()
-                self._train(made, seconds)
+                self._train(made, seconds, held)
         except Exception:
             if self.claimed is not None and made.trainer.global_step == 0:  # nothing was trained
                 shutil.rmtree(self.claimed, ignore_errors=True)
@@ -130,14 +138,15 @@ class AgentFit:
         if check := getattr(made.config_init.rollout, "check", None):
             check(made.model)
 
-    def _train(self, made: DyDiffCLI, model_seconds: dict[str, float]) -> None:
+    def _train(self, made: DyDiffCLI, model_seconds: dict[str, float], held: ExitStack) -> None:
         trainer, agent = made.trainer, made.model
         agent.compile_updates = self.config.compile
         folder = self._run_folder(trainer)
-        with alone(folder):
-            trainer.loggers = self._loggers(trainer, folder)
-            log_dir = str(trainer.log_dir)  # must be read on every rank: Lightning broadcasts it
-            seconds = _fit(made, self.checkpoint)
+        if self.version is None:
+            held.enter_context(alone(folder))
+        trainer.loggers = self._loggers(trainer, folder)
+        log_dir = str(trainer.log_dir)  # must be read on every rank: Lightning broadcasts it
+        seconds = _fit(made, self.checkpoint)
         if self.config.trainer.fast_dev_run:
             show_line("fast_dev_run: every stage has run; nothing is kept.")
         elif trainer.is_global_zero and not trainer.interrupted:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dydiff.data.episodes import Episodes, Trajectories, Transitions
 from dydiff.data.tasks import Task
-from dydiff.data.termination import ended, never
+from dydiff.data.termination import ended, unknown
 from dydiff.utils.errors import UserError
 
 ACT_LIMIT = 1 + 1e-4  # tanh and float32 may overshoot 1 by an ulp
@@ -85,7 +85,7 @@ def check_rule(task: Task, data: Transitions) -> None:
         "Name a rule with '--data.source.terminated my_package.my_rule', or, so that synthetic trajectories never end, "
         "'--data.source.terminated dydiff.data.never'."
     )
-    if task.terminated is never:
+    if task.terminated is unknown:
         raise UserError(
             f"The data have {by_data_only:,} terminals, but no termination rule is known for {task.env_id}. {advice}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from dydiff.data.tasks import TASKS, Task
-from dydiff.data.termination import TerminationRule, never, rule_of
+from dydiff.data.termination import TerminationRule, never, rule_of, unknown
 from dydiff.utils.errors import UserError, first_line
 
 # Gymnasium's wrappers that leave the states as the environment shows them.
@@ -97,7 +97,7 @@ def _described(env_id: str, options_json: str, env_spec: str | None) -> Task:
         states,
         len(actions.low),
         spec.max_episode_steps,
-        rule or never,
+        rule or unknown,
         0.0,
         100.0,
         False,

@@ -18,6 +18,11 @@ def never(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
     return torch.zeros(next_obs.shape[:-1], dtype=torch.bool, device=next_obs.device)
 
 
+def unknown(obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
+    """The environment's rule is not known: no state ends an episode."""
+    return never(obs, act, next_obs)
+
+
 @dataclass(frozen=True)
 class OutOfRange:
     """An episode ends when a number of the next state is out of its range; NaN is out of every range.

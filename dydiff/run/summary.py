@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS, Task
+from dydiff.data.termination import unknown
 from dydiff.run.pretraining import PretrainedModels
 from dydiff.utils.console import show_line, show_table
 from dydiff.utils.files import replacing
@@ -29,6 +30,11 @@ def show_plan(models: PretrainedModels, name: str, source: EpisodeSource, folder
         f"Dataset {source.name}: {len(episodes):,} transitions in {len(episodes.lengths):,} episodes. Evaluation in "
         f"{task.env_id}{contacts}."
     )
+    if any(models) and task.terminated is unknown:
+        show_line(
+            f"No termination rule is known for {task.env_id}, and its data have no terminals: synthetic trajectories "
+            "do not end early. If a state can end an episode, name a rule: --data.source.terminated my_package.my_rule."
+        )
     show_line(f"Threads of torch: {torch.get_num_threads()}.")
 
 

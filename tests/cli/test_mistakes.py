@@ -53,6 +53,8 @@ def left_behind():
          "Unknown key 'path' in data.source (dydiff.data.D4RLSource). It is an argument of LocalSource."),
         (["--rollout.init_args.synthesizer.init_args.dynamics=pretrain/rew.yaml"],
          "dynamics needs a DynamicsEnsemble, but"),
+        (["--model.clone_synthetic=false", "--rollout.real_ratio=0"],
+         "TD3BC needs real transitions with these settings (it clones their actions), and real_ratio 0 gives none"),
         (["--rollout.init_args.synthesizer.init_args.rollout_length=50"], "is longer than the denoiser's horizon"),
     ],
 )  # fmt: skip

@@ -15,7 +15,8 @@ from tiny import write_dataset
 from dydiff.cli import main
 from dydiff.data.gym_tasks import from_unit_actions, task_of, to_unit_actions
 from dydiff.data.local import LocalSource
-from dydiff.data.tasks import HOPPER, WALKER2D, never
+from dydiff.data.tasks import HOPPER, WALKER2D
+from dydiff.data.termination import unknown
 from dydiff.envs import make_env
 from dydiff.envs.video import check_video, save_video
 from dydiff.utils.errors import UserError
@@ -58,7 +59,7 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
     assert main([*arguments, *base, *short, "--trainer.enable_progress_bar=false"]) == 0
     source = LocalSource(path="pendulum.npz", env_id="Pendulum-v1")
     data, task = source.load(), source.task
-    assert (task.obs_dim, task.act_dim, task.episode_limit, task.terminated) == (3, 1, 200, never)
+    assert (task.obs_dim, task.act_dim, task.episode_limit, task.terminated) == (3, 1, 200, unknown)
     assert data.lengths.tolist() == [200] * 25 and 0.9 < data.transitions.act.abs().max() <= 1
 
 
@@ -97,6 +98,28 @@ class TestTasks:
     def test_environments_that_cannot_be_used(self, env_id, message):
         with pytest.raises(UserError, match=message):
             task_of(env_id)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "message"),
+        [
+            (-1e10, 1e10, r"of Bounded-v0 are not usable: action 0 is unbounded in effect, from -1e\+10 to 1e\+10"),
+            (0.5, 0.5, "of Bounded-v0 are not usable: action 0 can only be 0.5"),
+            (-np.inf, np.inf, "the agents need bounded vectors"),
+        ],
+    )
+    def test_bounds_that_no_action_can_be_scaled_to(self, monkeypatch, low, high, message):
+        box = gym.spaces.Box(np.float32(low), np.float32(high), (2,))
+
+        class Bounded(PendulumEnv):
+            def __init__(self):
+                super().__init__()
+                self.action_space = box
+
+        monkeypatch.setitem(
+            gym.registry, "Bounded-v0", gym.envs.registration.EnvSpec("Bounded-v0", Bounded, max_episode_steps=9)
+        )
+        with pytest.raises(UserError, match=message):
+            task_of("Bounded-v0")
 
     def test_a_score_range_upside_down(self):
         with pytest.raises(UserError, match="must be less than"):

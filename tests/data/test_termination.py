@@ -1,5 +1,6 @@
 """Termination rules against Gymnasium's environments, against recorded data, and however they are called."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,8 +13,8 @@ from dydiff.data.checks import RULE_TOLERANCE, as_flags, check_rule
 from dydiff.data.episodes import Transitions
 from dydiff.data.gym_tasks import task_of
 from dydiff.data.local import LocalSource
-from dydiff.data.tasks import HALFCHEETAH, HOPPER, never
-from dydiff.data.termination import ended
+from dydiff.data.tasks import HALFCHEETAH, HOPPER
+from dydiff.data.termination import ended, never, unknown
 from dydiff.utils.errors import UserError
 
 SHOWN = {"exclude_current_positions_from_observation": False}
@@ -80,7 +81,7 @@ def test_another_model_of_the_double_pendulum_has_no_known_rule(tmp_path):
     original = Path(gym.make("InvertedDoublePendulum-v5").unwrapped.fullpath)
     model = tmp_path / "longer.xml"
     model.write_text(original.read_text().replace("0 0 .6", "0 0 .9"))
-    assert task_of("InvertedDoublePendulum-v5", env_options={"xml_file": str(model)}).terminated is never
+    assert task_of("InvertedDoublePendulum-v5", env_options={"xml_file": str(model)}).terminated is unknown
 
 
 class TestCalls:
@@ -123,12 +124,14 @@ class TestAgainstData:
     def test_an_unknown_rule_stops_where_there_are_terminals(self, tmp_path):
         """Until the user says that nothing ends; timeouts are no terminals."""
         path = str(write_dataset(tmp_path / "cheetah.hdf5"))
-        options = {"terminate_when_unhealthy": False}
         data = LocalSource(path=path).load().transitions
-        endless = task_of("Hopper-v5", env_options=options)
+        from_elsewhere = replace(task_of("Hopper-v5"), terminated=unknown)
         with pytest.raises(UserError, match="have 2 terminals, but no termination rule is known for Hopper-v5"):
+            check_rule(from_elsewhere, data)
+        check_rule(from_elsewhere, data._replace(terminal=torch.zeros_like(data.terminal)))
+        endless = task_of("Hopper-v5", env_options={"terminate_when_unhealthy": False})
+        with pytest.raises(UserError, match="the rule ends 0, the data end 2, and both end 0"):
             check_rule(endless, data)
-        check_rule(endless, data._replace(terminal=torch.zeros_like(data.terminal)))
         check_rule(task_of("Hopper-v5", terminated=never), data)
         assert LocalSource(path=path, terminated=never).load().transitions.terminal.sum() == 2
         assert not HALFCHEETAH.ignore_terminals

@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import QUIET, write_run
 
@@ -51,6 +52,7 @@ def run(folder, moment=None, count=1, args=(), environment=()):
     """``dydiff`` in ``folder``, in this process; it kills itself at the ``count``-th ``moment``."""
     os.chdir(folder)
     os.environ.update(environment)
+    rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning has read it when it was imported
     torch.set_num_threads(1)
     if moment is not None:
         _die_at(*MOMENTS[moment], count)

@@ -13,7 +13,7 @@ import yaml
 from tiny import QUIET, write_run, write_yaml
 
 from dydiff.agents.td3bc import TD3BC
-from dydiff.cli import main
+from dydiff.cli import fits, main
 from dydiff.data.episodes import Trajectories
 from dydiff.data.local import LocalSource
 from dydiff.models.reward import RewardModel
@@ -206,6 +206,23 @@ def test_a_run_that_another_process_trains_is_not_resumed(place, capsys):
         error = capsys.readouterr().err
         assert "Another process trains in runs/run/version_0" in error and error.count("\n") == 1
     assert main([*command, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+
+
+def test_a_resumed_run_holds_its_folder_before_it_trains_models(place, monkeypatch):
+    """And before it reads the checkpoint, which the other process may still replace."""
+    assert main(["fit", "--config", "run.yaml", *QUIET, "--rollout=null", "--trainer.max_epochs=1"]) == 0
+    read, checkpoint = [], Path("runs/run/version_0/checkpoints/last.ckpt")
+
+    def reading(path):
+        with pytest.raises(UserError, match="Another process trains in"), alone(Path("runs/run/version_0"), seconds=0):
+            pass
+        read.append(path)
+        return read_checkpoint(path)
+
+    monkeypatch.setattr(fits, "read_checkpoint", reading)
+    options = ["--rollout=null", "--trainer.max_epochs=2", "--ckpt_path=last"]
+    assert main(["fit", "--config", "run.yaml", *QUIET, *options]) == 0
+    assert read == [checkpoint]
 
 
 def test_a_running_fit_holds_its_folder(place, monkeypatch):

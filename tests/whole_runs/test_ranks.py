@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,21 +105,26 @@ def one_and_two(tmp_path_factory):
     return folders
 
 
-def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two):
-    """The models' losses, the rollouts, the filter's choice, the agent and its evaluation."""
-    one, two = map(outcome, one_and_two)
-    for part, curves in one["part metrics"].items():
+def test_the_training_of_models_does_not_depend_on_the_number_of_ranks(one_and_two):
+    one, two = (outcome(folder)["part metrics"] for folder in one_and_two)
+    for part, curves in one.items():
         for tag, curve in curves.items():
-            assert two["part metrics"][part][tag] == pytest.approx(curve, rel=1e-5), (part, tag)
-    # Adam turns a gradient that is rounding error alone into a step of the learning rate.
+            assert two[part][tag] == pytest.approx(curve, rel=1e-5), (part, tag)
+
+
+def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two, tmp_path):
+    """The rollouts, the filter's choice, the agent and its evaluation, with the same models."""
+    write_run(tmp_path)
+    shutil.copytree(one_and_two[0] / "runs/pretrained", tmp_path / "runs/pretrained")
+    _finish_by_two(tmp_path)
+    one, two = map(outcome, (one_and_two[0], tmp_path))
     for key, value in one["state_dict"].items():
-        error = (two["state_dict"][key] - value).abs().float()
-        assert error.max() < 2e-3 and (error > 1e-5 + 1e-4 * value.abs()).float().mean() < 0.1, key
+        torch.testing.assert_close(two["state_dict"][key], value, atol=1e-5, rtol=1e-4, msg=key)
     kept, kept_by_two = (each["MixedDataModule"]["synthetic"] for each in (one, two))
-    for key in ("obs", "act"):  # the same trajectories in the same order, of models and agents that differ so
-        assert ((kept[key] - kept_by_two[key]).abs() < 1e-3).float().mean() > 0.95
-    for tag in ("eval/return", "eval/length", "rollout/kept_share", "rollout/length"):
-        assert two["metrics"][tag] == pytest.approx(one["metrics"][tag], rel=1e-3)
+    for key, value in kept.items():  # the same trajectories in the same order
+        torch.testing.assert_close(kept_by_two[key], value, atol=1e-4, rtol=1e-4, msg=key)
+    for tag, values in one["metrics"].items():
+        assert two["metrics"][tag] == pytest.approx(values, rel=1e-4, abs=1e-5), tag
 
 
 @pytest.mark.parametrize("trained_meanwhile", [True, False])
