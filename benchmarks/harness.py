@@ -69,8 +69,11 @@ def measure(case: str, variants: dict[str, tuple[Slice, int]], rounds: int) -> l
 
 def _show(result: Result) -> None:
     ratios = {"floor": result.ratio_to_floor, "naive lightning": result.ratio_to_naive_lightning}
-    told = ", ".join(f"{ratio:.2f} of {name}" for name, ratio in ratios.items() if ratio is not None)
-    print(f"{result.case:22} {result.variant:28} {result.per_second:10.1f}/s ±{result.spread:4.0%}  {told}", flush=True)
+    compared = ", ".join(f"{ratio:.2f} of {name}" for name, ratio in ratios.items() if ratio is not None)
+    print(
+        f"{result.case:22} {result.variant:28} {result.per_second:10.1f}/s ±{result.spread:4.0%}  {compared}",
+        flush=True,
+    )
 
 
 class MatrixProducts(TorchDispatchMode):
@@ -99,7 +102,7 @@ class MatrixProducts(TorchDispatchMode):
 
 
 class SteppedFit(L.Callback):
-    """A ``trainer.fit`` that advances only when it is told to, so that it takes its turn among other variants.
+    """A ``trainer.fit`` that advances only when it is asked to, so that it takes its turn among other variants.
 
     Args:
         fit: Calls ``trainer.fit`` with the callback that it is given.

@@ -36,12 +36,12 @@ def write_dataset(path: Path, count: int) -> None:
         file.attrs["env_id"] = "Hopper-v4"
 
 
-def write_part(folder: Path, part: str) -> Path:
+def write_model(folder: Path, name: str) -> Path:
     """The demo's config of a pretrained model, for a single short epoch."""
-    config = yaml.safe_load((ROOT / f"configs/model/{part}_demo.yaml").read_text())
+    config = yaml.safe_load((ROOT / f"configs/model/{name}_demo.yaml").read_text())
     config["data"]["init_args"] = config["data"].get("init_args", {}) | {"batches_per_epoch": 100}
     config["trainer"]["max_epochs"] = 1
-    path = folder / f"{part}.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 
@@ -65,15 +65,15 @@ def main() -> None:
         folder = Path(place)
         for name, size in (("tiny", 4_000), ("whole", count)):
             write_dataset(folder / f"{name}.hdf5", size)
-        parts = {part: write_part(folder, part) for part in ("denoiser", "dynamics", "reward")}
+        models = {name: write_model(folder, name) for name in ("denoiser", "dynamics", "reward")}
         agent = ["fit", "--config", "configs/td3bc_hopper_mr.yaml", "--name", "run", "--trainer.max_epochs", "1"]
         local = ["--data.source", "LocalSource"]
         agent += ["--data.updates_per_epoch", "100", *local, "--data.source.terminated", "dydiff.data.never"]
         rollouts = ["--rollout", "configs/rollout/dydiff_demo.yaml", "--rollout.filter", "null"]
-        rollouts += [f"--rollout.init_args.synthesizer.init_args.{part}={path}" for part, path in parts.items()]
+        rollouts += [f"--rollout.init_args.synthesizer.init_args.{name}={path}" for name, path in models.items()]
         for case, args, buffers in (
-            ("denoiser", ["fit", "--config", str(parts["denoiser"]), *local], 0),
-            ("dynamics", ["fit", "--config", str(parts["dynamics"]), "--data.batches_per_epoch", "null", *local], 0),
+            ("denoiser", ["fit", "--config", str(models["denoiser"]), *local], 0),
+            ("dynamics", ["fit", "--config", str(models["dynamics"]), "--data.batches_per_epoch", "null", *local], 0),
             ("agent", [*agent, "--rollout", "null"], 0),
             ("agent and a full synthetic buffer", [*agent, *rollouts], 1),
         ):

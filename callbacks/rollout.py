@@ -174,7 +174,7 @@ class SyntheticRollout(L.Callback):
             raise UserError(
                 f"No synthetic trajectory can be used: {tally.made - tally.finite} of {tally.made} are not finite, "
                 f"{tally.finite} leave the data's range too far (max_range_excess). Look at the curves of the models "
-                "that make them; deleting a part's folder trains it again."
+                "that make them; deleting a model's folder trains it again."
             )
         if len(buffer) == 0:
             raise UserError(

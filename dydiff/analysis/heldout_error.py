@@ -31,7 +31,7 @@ def heldout_error(
         source: The dataset.
         synthesizer: Makes the states.
         num_windows: Windows, spread over the held-out episodes.
-        holdout_fraction: The parts' own, so that the windows are held out for them.
+        holdout_fraction: That of the pretrained models, so that the windows are held out for them.
         seed: Seed of windows and samples.
         out: Folder of the result.
 

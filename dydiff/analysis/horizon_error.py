@@ -174,7 +174,7 @@ def horizon_error(
         agent: An agent whose policy is measured besides the recorded actions.
         checkpoint: Its checkpoint.
         num_windows: Windows, spread over the held-out episodes.
-        holdout_fraction: The parts' own, so that the windows are held out for them.
+        holdout_fraction: That of the pretrained models, so that the windows are held out for them.
         seed: Seed of windows and rollouts.
         out: Folder of the results.
 

@@ -119,7 +119,7 @@ def rollout_outcomes(
         filter: Keeps a share of the rollouts; ``null`` uses the hardmax filter.
         num_trajectories: Rollouts.
         num_transitions: Transitions that the value bias is the mean over.
-        holdout_fraction: The parts' own, so that the start states are held out for them.
+        holdout_fraction: That of the pretrained models, so that the start states are held out for them.
         seed: Seed of start states and rollouts.
         out: Folder of the result.
 

@@ -35,7 +35,7 @@ def state_trajectories(
         checkpoint: Its checkpoint.
         dimensions: Which dimensions of the state.
         num_trajectories: Start states.
-        holdout_fraction: The parts' own, so that the start states are held out for them.
+        holdout_fraction: That of the pretrained models, so that the start states are held out for them.
         seed: Seed of start states and rollouts.
         out: Folder of the plot.
 

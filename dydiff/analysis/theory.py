@@ -188,7 +188,7 @@ def theory(
         gamma: Discount of the bounds on returns.
         max_corrections: Largest M.
         num_trajectories: Rollouts, from held-out states.
-        holdout_fraction: The parts' own, so that the start states are held out for them.
+        holdout_fraction: That of the pretrained models, so that the start states are held out for them.
         seed: Seed of start states and noise.
         out: Folder of the results.
 

@@ -14,7 +14,7 @@ from dydiff.envs.play import Policy
 from dydiff.models.base import PretrainedModule
 from dydiff.utils.errors import UserError
 
-Part = TypeVar("Part", bound=PretrainedModule)
+Model = TypeVar("Model", bound=PretrainedModule)
 
 
 class LearningPolicy(Protocol):
@@ -53,7 +53,7 @@ class PlainPolicy:
 class Synthesizer(nn.Module, ABC):
     """Makes trajectories for a policy. A new synthesizer is a subclass in its own file.
 
-    A constructor argument annotated ``SomeModel | Path_fr`` is a pretrained part: a config gives the path of the YAML
+    A constructor argument annotated ``SomeModel | Path_fr`` is a pretrained model: a config gives the path of the YAML
     that trains it, and ``fit`` trains it or finds it trained, and passes the module.
 
     Attributes:
@@ -91,12 +91,12 @@ class Synthesizer(nn.Module, ABC):
         """
 
 
-def module_of(part: Part | Path_fr) -> Part:
-    """The module of a pretrained part.
+def module_of(model: Model | Path_fr) -> Model:
+    """A pretrained model that a synthesizer was given.
 
     Raises:
         UserError: It is still the path of a config.
     """
-    if not isinstance(part, Path_fr):
-        return part
-    raise UserError(f"{part} is the config of a model, not a trained model: only `dydiff fit` trains and loads it.")
+    if not isinstance(model, Path_fr):
+        return model
+    raise UserError(f"{model} is the config of a model, not a trained model: only `dydiff fit` trains and loads it.")

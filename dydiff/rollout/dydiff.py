@@ -101,15 +101,15 @@ class DyDiff(Synthesizer):
         and actions from each correction to the next.
         """
         obs, act = self.draft.roll_out(policy, start_obs, generator)
-        figures = {}
+        metrics = {}
         for correction in range(1, self.num_corrections + 1):
             corrected_obs, corrected_act = self.correct(policy, obs, act, generator)
             change = (corrected_obs - obs) / self.denoiser.normalizer.scale
-            figures[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
-            figures[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
+            metrics[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
+            metrics[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
             obs, act = corrected_obs, corrected_act
         made, cuts = self.draft.finish(policy, obs, act, generator)
-        return made, figures | cuts
+        return made, metrics | cuts
 
     def correct(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None

@@ -97,13 +97,13 @@ class RealTransitions(Synthesizer):
     def synthesize(
         self, policy: LearningPolicy, start_obs: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Trajectories, dict[str, Tensor]]:
-        made, figures = self.synthesizer.synthesize(policy, start_obs, generator)
+        made, metrics = self.synthesizer.synthesize(policy, start_obs, generator)
         valid = made.valid & made.obs[:, :-1].isfinite().all(-1) & made.act.isfinite().all(-1)
         obs, act = made.obs[:, :-1][valid], made.act[valid]
         followed = real_next_states(self.task, obs.cpu(), act.cpu()).to(obs.device)
         next_obs, terminal = made.next_obs.clone(), made.terminal.clone()
         next_obs[valid], terminal[valid] = followed, ended(self.terminated, obs, act, followed)
-        return made._replace(next_obs=next_obs, terminal=terminal), figures
+        return made._replace(next_obs=next_obs, terminal=terminal), metrics
 
 
 class HeldBackData(Synthesizer):
