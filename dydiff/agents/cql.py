@@ -57,7 +57,7 @@ def _log_density(unsquashed: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
 
 
 class CQL(Agent):
-    """Gaussian policy with a tuned temperature, twin critics with the conservative term of CQL(H).
+    """CQL(H) (Kumar et al. 2020): Gaussian policy, tuned temperature, twin critics with the conservative term.
 
     Args:
         obs_dim: Size of a state.

@@ -19,7 +19,7 @@ from dydiff.utils.errors import above_zero, at_least, below_one
 
 
 class DiffQL(Agent):
-    """Diffusion policy with a moving average of its weights, twin critics.
+    """Diffusion Q-learning (Wang et al. 2022): diffusion policy with a moving average of its weights, twin critics.
 
     Args:
         obs_dim: Size of a state.

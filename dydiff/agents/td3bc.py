@@ -16,7 +16,7 @@ from dydiff.utils.errors import above_zero, at_least, below_one
 
 
 class TD3BC(Agent):
-    """Deterministic actor, twin critics, delayed actor and target updates.
+    """TD3+BC (Fujimoto and Gu 2021): deterministic actor, twin critics, behaviour cloning.
 
     Args:
         obs_dim: Size of a state.

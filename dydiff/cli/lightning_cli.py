@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 from dydiff.agents.optimization import COMPILE_FROM
+from dydiff.cli.help import RunParser
 from dydiff.cli.parser import ConfigFile, Parser
 from dydiff.cli.preflight import check_command
 from dydiff.data.datamodules import OfflineDataModule
@@ -35,7 +36,8 @@ _NOT_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_
 
 def make_parser(command: str) -> Parser:
     """The parser of ``fit``, ``validate`` or ``test``."""
-    parser = Parser(prog=f"python -m dydiff {command}", description=COMMANDS[command], allow_abbrev=False)
+    parser = RunParser(prog=f"python -m dydiff {command}", description=COMMANDS[command], allow_abbrev=False)
+    parser.list_choices()
     parser.add_argument("-c", "--config", action=ConfigFile, help="A YAML file; later ones and options override it.")
     parser.add_argument(
         "--seed_everything", type=bool | int, default=0, help="Seed of all random numbers; true draws one."

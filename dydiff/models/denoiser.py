@@ -15,7 +15,7 @@ from dydiff.utils.errors import at_least
 
 
 class Denoiser(DiffusionModel):
-    """``D(tau, sigma)`` over windows of ``horizon`` steps, trained by eq. 4 with hard replacement (eq. 3).
+    """The trajectory denoiser ``D(tau, sigma)`` over windows of ``horizon`` steps, trained by eq. 4 (eq. 3).
 
     Inside, a trajectory is ``[B, H, O + A]`` in normalised units; public methods take raw units.
 

@@ -17,7 +17,7 @@ from dydiff.utils.errors import UserError
 
 
 class DynamicsEnsemble(PretrainedModule):
-    """``num_members`` networks, each a Gaussian over the change of state ``s' - s``; the best are the elites.
+    """The single-step model: ``num_members`` Gaussians over the change of state ``s' - s``; the best are the elites.
 
     The networks see standardised inputs and predict the standardised change.
 

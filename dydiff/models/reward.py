@@ -12,7 +12,7 @@ from dydiff.models.normalizer import Normalizer
 
 
 class RewardModel(PretrainedModule):
-    """``r(s, a)`` by mean squared error.
+    """The reward model ``r(s, a)``, by mean squared error.
 
     Args:
         obs_dim: Size of a state.

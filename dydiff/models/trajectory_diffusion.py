@@ -13,7 +13,7 @@ from dydiff.models.unet import TemporalUNet
 
 
 class TrajectoryDiffusion(DiffusionModel):
-    """``p(s, a, r, terminal)`` over windows of ``horizon`` steps, unconditional; all but the terminal is standardised.
+    """PGD's ``p(s, a, r, terminal)`` over windows of ``horizon`` steps; all but the terminal is standardised.
 
     Args:
         obs_dim: Size of a state.

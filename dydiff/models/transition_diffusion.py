@@ -41,7 +41,7 @@ class ResidualMLP(nn.Module):
 
 
 class TransitionDiffusion(DiffusionModel):
-    """``p(s, a, r, s', terminal)``; all but the terminal is standardised.
+    """SynthER's ``p(s, a, r, s', terminal)``; all but the terminal is standardised.
 
     Args:
         obs_dim: Size of a state.

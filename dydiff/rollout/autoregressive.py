@@ -17,7 +17,7 @@ from dydiff.utils.errors import UserError, at_least
 
 
 class Autoregressive(Synthesizer):
-    """The policy and the dynamics model in turn, for ``rollout_length`` steps.
+    """Single-step rollouts: the policy and the dynamics model in turn, for ``rollout_length`` steps.
 
     Args:
         dynamics: Single-step model, or the config that trains it.

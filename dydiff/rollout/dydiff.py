@@ -19,7 +19,7 @@ from dydiff.utils.errors import UserError, at_least
 
 
 class DyDiff(Synthesizer):
-    """An autoregressive draft, then ``num_corrections`` times: states from the denoiser, actions from the policy.
+    """DyDiff: a single-step draft, corrected ``num_corrections`` times: states by the denoiser, actions by the policy.
 
     The denoiser's window has the states of ``rollout_length`` steps; the state after the last action comes from the
     single-step model, whose error over one step is small.

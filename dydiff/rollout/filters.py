@@ -55,14 +55,14 @@ class Filter(ABC):
 
 
 class Hardmax(Filter):
-    """The highest predicted returns."""
+    """Keeps the trajectories of the highest predicted returns."""
 
     def keys(self, trajectories: Trajectories, generator: torch.Generator | None = None) -> Tensor:
         return trajectories.returns
 
 
 class Softmax(Filter):
-    """Drawn without replacement, by the softmax of the standardised returns mixed with a uniform distribution.
+    """Draws trajectories without replacement, by the softmax of their standardised returns.
 
     The probabilities are ``(1 - floor) softmax + floor / N``. A draw of most trajectories exhausts those with a high
     return early; the floor, however small, then decides: the rest is drawn almost uniformly.

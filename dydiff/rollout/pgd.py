@@ -14,7 +14,7 @@ from dydiff.utils.errors import at_least
 
 
 class PGD(Synthesizer):
-    """Samples complete trajectories; each step of the sampler follows the gradient of ``log pi(a | s)``.
+    """Policy-guided diffusion (Jackson et al. 2024): diffused trajectories; the sampler follows ``log pi(a | s)``.
 
     The gradient is taken at the denoised trajectory, only with respect to its actions, and scaled to unit length.
     Step ``i`` of ``N`` follows it by ``guidance (1 - i / N + cosine_guidance sin(pi (i + 1) / N))``,

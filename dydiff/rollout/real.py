@@ -16,7 +16,7 @@ from dydiff.utils.errors import UserError, at_least
 
 
 class RealEnvironment(Synthesizer):
-    """On-policy transitions from the real environment: as many single steps as start states are given.
+    """A control: on-policy steps in the real environment, as many as start states are given.
 
     Episodes begin with the environment's own reset, not at the start states.
     """
@@ -37,7 +37,7 @@ class RealEnvironment(Synthesizer):
 
 
 class RealRollouts(Synthesizer):
-    """The learning policy in the real environment, from the dataset's states: what a method without errors makes.
+    """A control: the learning policy in the real environment, from the dataset's states, without model errors.
 
     A control, for environments whose simulator can be set to a state (MuJoCo's). Rewards are predicted, as everywhere
     else. A velocity that the state shows clipped starts from the clipped value.
@@ -69,7 +69,7 @@ class RealRollouts(Synthesizer):
 
 
 class RealTransitions(Synthesizer):
-    """Another synthesizer's states, actions and rewards, with the real environment's next states and terminals.
+    """A control: another synthesizer's states, actions and rewards, with the real next states and terminals.
 
     A control, for environments whose simulator can be set to a state (MuJoCo's): it shows whether wrong transitions or
     unlikely states make synthetic data worse than real ones. The valid steps stay those of the other synthesizer, so
@@ -107,7 +107,7 @@ class RealTransitions(Synthesizer):
 
 
 class HeldBackData(Synthesizer):
-    """Transitions of the behaviour policies: drawn from the part of the dataset that the run's split holds back."""
+    """A control: transitions of the behaviour policies, from the data that the run's split holds back."""
 
     rollout_length = 1
 

@@ -14,7 +14,7 @@ from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 
 
 class SynthER(Synthesizer):
-    """Trajectories of one step, as many as start states are given; neither these nor the policy is looked at.
+    """SynthER (Lu et al. 2023): diffused transitions, as many as start states are given; neither these nor the policy matter.
 
     Args:
         diffusion: Transition diffusion, or the config that trains it.
