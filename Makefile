@@ -4,7 +4,7 @@ BIN := .venv/bin
 CONSTRAINTS ?= --constraint constraints.txt
 RUN_DEMO := $(BIN)/python -m dydiff fit --config configs/demo.yaml
 
-.PHONY: help demo demo-base test test-d4rl faults bench bench-peers check install
+.PHONY: help demo demo-base test test-d4rl faults bench bench-peers check docs install
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -47,3 +47,6 @@ check: install  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: install  ## the documentation as a site, into build/site; a broken link is an error
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
