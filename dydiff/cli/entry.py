@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -18,6 +19,7 @@ from dydiff.agents.base import Agent, load_agent
 from dydiff.cli import fits
 from dydiff.cli.lightning_cli import COMMANDS as RUN_COMMANDS
 from dydiff.cli.lightning_cli import parse
+from dydiff.cli.new import new
 from dydiff.cli.parser import Parser, user_error
 from dydiff.data.source import EpisodeSource
 from dydiff.report.command import report
@@ -118,6 +120,16 @@ def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **g
     return function(**{key: value for key, value in config.items() if key != "config"}, **given)
 
 
+def run_new(args: Sequence[str]) -> None:
+    """``new``: a folder of configs that fit a dataset."""
+    parser = Parser(prog="python -m dydiff new", description=_summary(new), allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="A new folder.")
+    parser.add_subclass_arguments(EpisodeSource, "source", required=True, help="The dataset.")
+    parser.add_argument("--agent", type=str, default="TD3BC", help="Class of the agent, by name or import path.")
+    config = parser.parse_args(list(args))
+    new(config.folder, config.source, config.agent)
+
+
 def run_report(args: Sequence[str]) -> None:
     """``report``: tables and plots of runs."""
     parser = Parser(prog="python -m dydiff report", description=_summary(report), allow_abbrev=False)
@@ -212,12 +224,14 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": run_report,
     "analyze": partial(_run_function, "analyze", analyze),
     "collect": partial(_run_function, "collect", collect),
+    "new": run_new,
 }
 _SUMMARIES = RUN_COMMANDS | {
     "sweep": "Many runs, on Ray Tune.",
     "report": "Tables and plots of runs.",
     "analyze": "Measure synthetic data.",
     "collect": "Make a dataset.",
+    "new": "Write the configs of a run on your own dataset.",
 }
 
 
