@@ -14,7 +14,7 @@ from dydiff.rollout.base import LearningPolicy, Synthesizer, module_of
 
 
 class SynthER(Synthesizer):
-    """SynthER (Lu et al. 2023): diffused transitions, as many as start states are given; neither these nor the policy matter.
+    """SynthER (Lu et al. 2023): diffused transitions, as many as start states are given; the policy does not matter.
 
     Args:
         diffusion: Transition diffusion, or the config that trains it.
