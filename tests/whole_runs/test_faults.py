@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from tiny import QUIET, write_run, write_yaml
+from whole_run import fit
 
 from dydiff.agents.td3bc import TD3BC
 from dydiff.cli import fits, main
@@ -91,10 +92,6 @@ def rollout_settings(**settings):
     content = yaml.safe_load(path.read_text())
     content["init_args"] |= settings
     path.write_text(yaml.safe_dump(content))
-
-
-def fit(*options):
-    return main(["fit", "--config", "run.yaml", *QUIET, *options])
 
 
 def metrics():
