@@ -21,6 +21,7 @@ from dydiff.cli.lightning_cli import COMMANDS as RUN_COMMANDS
 from dydiff.cli.lightning_cli import parse
 from dydiff.cli.new import new
 from dydiff.cli.parser import Parser, user_error
+from dydiff.cli.scoring import score
 from dydiff.data.source import EpisodeSource
 from dydiff.report.command import report
 from dydiff.rollout.base import Synthesizer
@@ -218,8 +219,8 @@ def _no_advice(record: logging.LogRecord) -> bool:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "fit": fits.fit,
-    "validate": partial(fits.score, "validate"),
-    "test": partial(fits.score, "test"),
+    "validate": partial(score, "validate"),
+    "test": partial(score, "test"),
     "sweep": run_sweep,
     "report": run_report,
     "analyze": partial(_run_function, "analyze", analyze),

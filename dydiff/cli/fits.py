@@ -1,16 +1,13 @@
-"""What ``fit``, ``validate`` and ``test`` do, from the command line to the result."""
+"""What ``fit`` does, from the command line to the result."""
 
 import json
 import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -20,14 +17,14 @@ from dydiff.agents.base import Agent, check_task
 from dydiff.cli.lightning_cli import DyDiffCLI, parse
 from dydiff.cli.threads import torch_threads
 from dydiff.data.source import EpisodeSource
-from dydiff.envs.video import check_video, save_video
 from dydiff.models.base import PretrainedModule
-from dydiff.run.folders import alone, claim_version, find_last, find_to_score, throwaway
-from dydiff.run.loggers import loggers_of, without_files
+from dydiff.run.checkpoint import Checkpoint, checkpoint_to_resume
+from dydiff.run.folders import alone, claim_version, find_last, throwaway
+from dydiff.run.loggers import loggers_of
 from dydiff.run.pretraining import PretrainedModel, PretrainedModels, check_pretraining, make_source, model_directory
-from dydiff.run.settings import check_settings, class_of, plain
-from dydiff.run.summary import show_plan, show_result, write_scores
-from dydiff.utils.checkpoints import check_weights, publish, read_checkpoint, save
+from dydiff.run.settings import class_of, plain
+from dydiff.run.summary import show_plan, show_result
+from dydiff.utils.checkpoints import publish, save
 from dydiff.utils.console import show_line
 from dydiff.utils.errors import UserError
 
@@ -49,32 +46,6 @@ def fit(args: Sequence[str]) -> None:
             show_line(f"Already trained: {model_fit.model.weights}. Delete it to train it again.")
 
 
-def score(command: str, args: Sequence[str]) -> None:
-    """``validate`` or ``test`` a saved agent."""
-    config = parse([command, *args])
-    checkpoint = _checkpoint_to_score(config)
-    source = make_source(config.data.init_args.source)
-    if issubclass(class_of(config.model), Agent):
-        check_task(checkpoint.content, source.task)
-    config.rollout = None
-    config.trainer.logger = without_files(config.trainer.logger)
-    made = DyDiffCLI(command, config)
-    checkpoint.check_weights(made.model)
-    video = config.get("video")
-    if video is not None:
-        check_video(video, source.task)
-    options = {"ckpt_path": checkpoint.path, "verbose": config.verbose, "weights_only": config.weights_only}
-    with torch_threads(config.threads, made.trainer):
-        getattr(made.trainer, command)(made.model, datamodule=made.datamodule, **options)
-    if made.trainer.is_global_zero and not config.trainer.fast_dev_run:
-        write_scores(made.trainer, command, checkpoint.path, config.out)
-    if video is not None and made.trainer.is_global_zero:
-        seed, agent = made.datamodule.test_seed, made.model
-        policy = agent.policy(agent.sample_eval_actions, torch.Generator(agent.device).manual_seed(seed))
-        total = save_video(policy, source.task, seed, video, device=agent.device)
-        show_line(f"An episode of return {total:.1f} is in {video}")
-
-
 class AgentFit:
     """The training of an agent, after the models that its rollout needs.
 
@@ -85,7 +56,7 @@ class AgentFit:
         UserError: The config has no logger, or there is a run to resume that was made with other settings.
     """
 
-    checkpoint: "_Checkpoint | None" = None
+    checkpoint: Checkpoint | None = None
     claimed: Path | None = None
 
     def __init__(self, config: Namespace) -> None:
@@ -106,7 +77,7 @@ class AgentFit:
         with ExitStack() as held:
             if self.version is not None:
                 held.enter_context(alone(self.folder / f"version_{self.version}"))  # before its checkpoint is read
-            self.checkpoint = _checkpoint_to_resume(self.config, self.path)
+            self.checkpoint = checkpoint_to_resume(self.config, self.path)
             self._run(held)
 
     def _run(self, held: ExitStack) -> None:
@@ -200,7 +171,7 @@ class PretrainingFit:
             path = None if self.config.ckpt_path == "last" else self.config.ckpt_path  # it always resumes its last
             if self.model.interrupted.is_file():
                 path = self.model.interrupted
-            checkpoint = _checkpoint_to_resume(self.config, path)
+            checkpoint = checkpoint_to_resume(self.config, path)
             made = DyDiffCLI("fit", self.config)
             purge_step = None
             if checkpoint is not None:
@@ -233,46 +204,7 @@ class PretrainingFit:
         trainer.strategy.barrier()
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """A checkpoint file and its content."""
-
-    path: Path
-    content: dict[str, Any]
-
-    @property
-    def purge_step(self) -> int:
-        """The first update that is logged again by a run that resumes from here."""
-        return int(self.content["state_dict"].get("num_updates", self.content["global_step"])) + 1
-
-    def check_weights(self, model: L.LightningModule) -> None:
-        check_weights(self.content["state_dict"], model.state_dict(), self.path, type(model).__name__)
-
-
-def _checkpoint_to_resume(config: Namespace, path: Path | str | None) -> _Checkpoint | None:
-    """The checkpoint of a fit, if it has one. The saved config has none, as running it again is a new run."""
-    config.ckpt_path = None
-    if path is None:
-        return None
-    checkpoint = _Checkpoint(Path(path), read_checkpoint(Path(path)))
-    # Lightning's CLI instead lets the checkpoint's hyperparameters silently override YAML and command line.
-    check_settings(checkpoint.content, config.model.class_path, plain(config.model.init_args))
-    return checkpoint
-
-
-def _checkpoint_to_score(config: Namespace) -> _Checkpoint:
-    path = config.ckpt_path
-    if path == "last":
-        folder = Path(config.runs_dir, config.name)
-        _, path = find_to_score(folder, plain(config))
-        if path is None:
-            raise UserError(f"{folder} has no checkpoint to score.")
-    if path is None:
-        raise UserError("There is nothing to score: give --ckpt_path last, or a checkpoint's file.")
-    return _Checkpoint(Path(path), read_checkpoint(Path(path)))
-
-
-def _fit(made: DyDiffCLI, checkpoint: _Checkpoint | None) -> float:
+def _fit(made: DyDiffCLI, checkpoint: Checkpoint | None) -> float:
     """Run the trainer. Returns its seconds."""
     # Whether pretrained models were trained or found must not change the agent.
     L.seed_everything(made.config.seed_everything, verbose=False)

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dydiff.cli.preflight import library_error
+from dydiff.run.loggers import FILE_LOGGERS
 from dydiff.run.settings import arguments_of, class_at, make_absolute
 from dydiff.utils.errors import UserError, did_you_mean
 
@@ -53,6 +54,16 @@ class Parser(LightningArgumentParser):
             make_absolute(config)
             super().parse_args(prints, config)  # prints and exits
         return config
+
+    def add_class_arguments(self, class_type: type, *args: Any, **options: Any) -> list[str]:
+        """Adds the arguments of a class; jsonargparse calls it for every class that a setting names.
+
+        A logger that writes files requires a ``save_dir``. A run replaces it by its own folder: nobody has to name one.
+        """
+        added = super().add_class_arguments(class_type, *args, **options)
+        if "save_dir" in added and inspect.isclass(class_type) and issubclass(class_type, FILE_LOGGERS):
+            self.set_defaults(save_dir=".")
+        return added
 
     def _keys(self) -> list[str]:
         """All keys of this parser."""

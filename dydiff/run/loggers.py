@@ -12,9 +12,8 @@ from dydiff.run.settings import class_of, plain
 
 Configs = Namespace | Sequence[Namespace] | bool | None
 """What ``trainer.logger`` of a parsed config may be; ``None`` and ``True`` stand for the default."""
-_FILES = (TensorBoardLogger, CSVLogger)
-# Lightning's class asks for a folder, which a run replaces by its own: nobody has to name one.
-CSVLogger.__init__.__defaults__ = (".", *CSVLogger.__init__.__defaults__)  # type: ignore[misc]
+FILE_LOGGERS = (TensorBoardLogger, CSVLogger)
+"""The loggers that write files into a folder of their own choice, unless a run names it."""
 
 
 def is_default(configs: Configs) -> bool:
@@ -24,7 +23,7 @@ def is_default(configs: Configs) -> bool:
 
 def without_files(configs: Configs) -> list[Namespace] | bool:
     """What is left of ``trainer.logger`` where there is no run to log into; ``False`` where nothing is."""
-    return [each for each in listed(configs) if not issubclass(class_of(each), _FILES)] or False
+    return [each for each in listed(configs) if not issubclass(class_of(each), FILE_LOGGERS)] or False
 
 
 def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_step: int | None) -> list[Logger]:
@@ -47,9 +46,9 @@ def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_ste
             purge_step,
         )
         for entry in entries
-        if issubclass(class_of(entry), _FILES)
+        if issubclass(class_of(entry), FILE_LOGGERS)
     ]
-    others = [logger for logger in made if not isinstance(logger, _FILES)]
+    others = [logger for logger in made if not isinstance(logger, FILE_LOGGERS)]
     return [*(files or loggers_of(None, (), folder, purge_step)), *others]
 
 

@@ -1,6 +1,7 @@
 """Files that are written atomically."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ def replacing(target: Path) -> Iterator[Path]:
     The content has reached the disk before the name does, so a crash leaves the old file or the new one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")  # of this call alone, whoever else writes
     try:
         yield part
         _to_disk(part)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from tiny import QUIET, write_yaml
+from whole_run import fit
 
 from dydiff.agents.cql import CQL
 from dydiff.agents.diffql import DiffQL
@@ -24,10 +25,6 @@ class Lopsided(Filter):
 
     def keys(self, trajectories, generator=None):
         return trajectories.returns[1:]
-
-
-def fit(*options):
-    return main(["fit", "--config", "run.yaml", *QUIET, *options])
 
 
 def left_behind():

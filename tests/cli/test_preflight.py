@@ -203,8 +203,11 @@ def test_csv_logger_needs_no_folder(place):
 
 
 def test_lightning_is_not_changed_for_others(tmp_path):
-    """CSVLogger still takes its folder by position."""
-    assert L.pytorch.loggers.CSVLogger(tmp_path, "name").log_dir == str(tmp_path / "name/version_0")
+    """CSVLogger still takes its folder by position, and requires it."""
+    kind = L.pytorch.loggers.CSVLogger
+    assert kind(tmp_path, "name").log_dir == str(tmp_path / "name/version_0")
+    with pytest.raises(TypeError, match="save_dir"):
+        kind(name="name")
 
 
 BASE = "--rollout={class_path: lightning.pytorch.callbacks.Callback}"

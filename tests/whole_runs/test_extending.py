@@ -6,6 +6,7 @@ import pytest
 import yaml
 from outside import Cloning
 from tiny import QUIET
+from whole_run import fit
 
 from dydiff.agents.base import load_agent
 from dydiff.cli import main
@@ -14,10 +15,6 @@ from dydiff.report.runs import longest, read_runs
 
 STANDING = ("--rollout.synthesizer", "outside.Standing", "--rollout.filter", "outside.Newest")
 BASE = ("--rollout", "null")
-
-
-def fit(*options):
-    return main(["fit", "--config", "run.yaml", *QUIET, *options])
 
 
 def left_behind():

@@ -11,14 +11,16 @@ import pytest
 import torch
 import yaml
 from tiny import QUIET, write_run, write_yaml
+from whole_run import fit
 
 from dydiff.agents.td3bc import TD3BC
-from dydiff.cli import fits, main
+from dydiff.cli import main
 from dydiff.data.episodes import Trajectories
 from dydiff.data.local import LocalSource
 from dydiff.models.reward import RewardModel
 from dydiff.rollout.autoregressive import Autoregressive
 from dydiff.rollout.dydiff import DyDiff
+from dydiff.run import checkpoint as run_checkpoint
 from dydiff.run.folders import alone
 from dydiff.utils.checkpoints import read_checkpoint, save
 from dydiff.utils.errors import UserError
@@ -91,10 +93,6 @@ def rollout_settings(**settings):
     content = yaml.safe_load(path.read_text())
     content["init_args"] |= settings
     path.write_text(yaml.safe_dump(content))
-
-
-def fit(*options):
-    return main(["fit", "--config", "run.yaml", *QUIET, *options])
 
 
 def metrics():
@@ -219,7 +217,7 @@ def test_a_resumed_run_holds_its_folder_before_it_trains_models(place, monkeypat
         read.append(path)
         return read_checkpoint(path)
 
-    monkeypatch.setattr(fits, "read_checkpoint", reading)
+    monkeypatch.setattr(run_checkpoint, "read_checkpoint", reading)
     options = ["--rollout=null", "--trainer.max_epochs=2", "--ckpt_path=last"]
     assert main(["fit", "--config", "run.yaml", *QUIET, *options]) == 0
     assert read == [checkpoint]
