@@ -44,14 +44,19 @@ def train(agent, batches, updates_per_step=1, normalized_by=None):
 
 
 def random_batches(updates, size=32, obs_dim=4, act_dim=2, seed=0):
-    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal, six tenths are real."""
+    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal, six tenths are real.
+
+    The next action of synthetic steps is not known.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (updates, size)
-    return Batch(
+    batches = Batch(
         torch.randn(*shape, obs_dim, generator=generator),
         torch.rand(*shape, act_dim, generator=generator) * 2 - 1,
         torch.randn(shape, generator=generator),
         torch.randn(*shape, obs_dim, generator=generator),
         torch.rand(shape, generator=generator) < 0.1,
         torch.rand(shape, generator=generator) < 0.6,
+        torch.rand(*shape, act_dim, generator=generator) * 2 - 1,
     )
+    return batches._replace(next_act=batches.next_act.where(batches.real[..., None], torch.nan))
