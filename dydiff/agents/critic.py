@@ -40,6 +40,13 @@ class Critics(EnsembleMLP):
         states = obs[:, None].expand(-1, act.shape[1], -1)
         return self.q_values(states.flatten(0, 1), act.flatten(0, 1)).unflatten(1, act.shape[:2])
 
+    def values_and_slopes(self, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``[C, N]`` and their gradients in the actions, ``[C, N, A]``, both differentiable."""
+        inputs = torch.cat([obs, act], dim=-1).expand(self.num_critics, -1, -1).clone().requires_grad_()
+        q = self(inputs).squeeze(-1)
+        (slopes,) = torch.autograd.grad(q.sum(), inputs, create_graph=True)
+        return q, slopes[..., obs.shape[-1] :]
+
 
 @torch.no_grad()
 def polyak_update(target: nn.Module, online: nn.Module, share: float) -> None:

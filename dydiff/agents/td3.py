@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
@@ -30,6 +31,7 @@ class TD3(Agent):
         noise_clip: Bound of that noise.
         policy_delay: Critic updates for one update of actor and targets.
         lr: Adam's learning rate.
+        clone_synthetic: Whether :meth:`cloning_loss` is of all transitions, or of the real ones only.
         critic_activation: Between the critics' layers.
 
     Raises:
@@ -47,6 +49,7 @@ class TD3(Agent):
         noise_clip: float,
         policy_delay: int,
         lr: float,
+        clone_synthetic: bool,
         critic_activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(obs_dim, act_dim)
@@ -59,6 +62,8 @@ class TD3(Agent):
         self.noise_clip = noise_clip
         self.policy_delay = policy_delay
         self.lr = lr
+        self.clone_synthetic = clone_synthetic
+        self.needs_real_transitions = not clone_synthetic
         self.actor = nn.Sequential(*mlp((obs_dim, *hidden_sizes, act_dim)), nn.Tanh())
         self.critics = Critics(obs_dim, act_dim, hidden_sizes, critic_activation)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
@@ -104,3 +109,11 @@ class TD3(Agent):
         act = self.target_actor(next_obs)
         noise = distributed.draw(torch.randn, act.shape, device=act.device) * self.policy_noise
         return (act + noise.clamp(-self.noise_clip, self.noise_clip)).clamp(-1, 1)
+
+    def cloning_loss(self, act: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error to the data's actions, of all transitions or of the real ones."""
+        if self.clone_synthetic:
+            return F.mse_loss(act, batch.act)
+        error = (act - batch.act).square().mean(-1)
+        (count,) = distributed.mean([batch.real.float().sum()])
+        return (error * batch.real).sum() / count.clamp(min=1e-6)  # 0 where no transition is real

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dydiff.agents.td3 import TD3
@@ -46,11 +45,10 @@ class TD3BC(TD3):
         lr: float = 3e-4,
         clone_synthetic: bool = True,
     ) -> None:
-        super().__init__(obs_dim, act_dim, hidden_sizes, gamma, tau, policy_noise, noise_clip, policy_delay, lr)
+        settings = (hidden_sizes, gamma, tau, policy_noise, noise_clip, policy_delay, lr, clone_synthetic)
+        super().__init__(obs_dim, act_dim, *settings)
         self.save_hyperparameters()
         self.alpha = alpha
-        self.clone_synthetic = clone_synthetic
-        self.needs_real_transitions = not clone_synthetic
         self.register_buffer("first_critic", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,11 +69,3 @@ class TD3BC(TD3):
         (scale,) = distributed.mean([q.detach().abs().mean()])
         loss = -self.alpha / scale * q.mean() + cloning
         return loss, {"actor_loss": loss.detach(), "cloning_loss": cloning.detach()}
-
-    def cloning_loss(self, act: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error to the data's actions, of all transitions or of the real ones."""
-        if self.clone_synthetic:
-            return F.mse_loss(act, batch.act)
-        error = (act - batch.act).square().mean(-1)
-        (count,) = distributed.mean([batch.real.float().sum()])
-        return (error * batch.real).sum() / count.clamp(min=1e-6)  # 0 where no transition is real

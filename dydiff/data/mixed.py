@@ -74,6 +74,11 @@ class MixedDataModule(OfflineDataModule):
         obs = self.episodes.transitions.obs
         return obs.mean(0), obs.std(0, correction=0)
 
+    @property
+    def return_range(self) -> tuple[float, float]:
+        """Least and largest undiscounted return of the dataset's episodes."""
+        return float(self.episodes.returns.min()), float(self.episodes.returns.max())
+
     def mix(self, real_ratio: float | None, synthetic_capacity: int, keep_in_checkpoints: bool = True) -> None:
         """Let minibatches be ``real_ratio`` real and the rest synthetic, from an empty buffer.
 

@@ -12,6 +12,7 @@ class Minibatches(L.LightningDataModule):
     """Given minibatches, ``updates_per_step`` a training step; the normalizer sees ``normalized_by`` (default: ±1)."""
 
     task = HOPPER
+    return_range = (0.0, 2000.0)
 
     def __init__(self, batches, updates_per_step, normalized_by=None):
         super().__init__()
@@ -19,6 +20,7 @@ class Minibatches(L.LightningDataModule):
             batches.at(slice(first, first + updates_per_step))
             for first in range(0, len(batches.reward), updates_per_step)
         ]
+        self.updates_per_epoch = len(batches.reward)
         ones = torch.ones(batches.obs.shape[-1])
         obs = torch.stack([-ones, ones]) if normalized_by is None else normalized_by
         self.obs_statistics = obs.mean(0), obs.std(0, correction=0)
