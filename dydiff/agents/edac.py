@@ -19,8 +19,7 @@ class EDAC(SoftActorCritic):
         obs_dim: Size of a state.
         act_dim: Size of an action.
         hidden_sizes: Hidden layers of actor and critics.
-        num_critics: Critics (N), at least 2. The authors have 10 for HalfCheetah and Walker2d, 50 for Hopper; SAC-N
-            needs 10, 20 and 500.
+        num_critics: Critics (N), at least 2. Hopper needs more, 50; for SAC-N 200 to 500.
         diversity_weight: Weight of the similarity of the critics' slopes (eta); 0 is SAC-N.
         gamma: Discount factor.
         tau: Share of the new weights in a target update.
