@@ -54,6 +54,7 @@ def updates(make: Callable[[Task], Agent], task: Task, peer: str | None, count: 
     batch = Batch(
         torch.randn(BATCH, task.obs_dim), torch.rand(BATCH, task.act_dim) * 2 - 1, torch.randn(BATCH),
         torch.randn(BATCH, task.obs_dim), torch.rand(BATCH) < 0.01, torch.ones(BATCH).bool(),
+        torch.rand(BATCH, task.act_dim) * 2 - 1,
     )  # fmt: skip
 
     def bare(backend: str | None, number: int = count) -> Callable[[], None]:

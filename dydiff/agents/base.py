@@ -51,6 +51,7 @@ class Agent(EvaluatedModule):
         self.act_dim = act_dim
         self.normalizer = Normalizer(obs_dim)
         self._update: Callable[..., dict[str, Tensor]] = self.update
+        self._total = 0  # updates of the training, if it has an end
         self._checked = False  # whether the metrics of a training step were those of the contract
 
     @abstractmethod
@@ -67,6 +68,10 @@ class Agent(EvaluatedModule):
     def schedule(self, count: int) -> dict[str, bool]:
         """The switches of the ``count``-th update, counted from 1; each combination is compiled once."""
         return {}
+
+    def learning_rates(self, count: int, total: int) -> list[float] | None:
+        """Learning rates of the ``count``-th of ``total`` updates, one for each minimizer; ``None``: as they are."""
+        return None
 
     @abstractmethod
     def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -89,7 +94,7 @@ class Agent(EvaluatedModule):
         return -(act - self.act(obs)).square().sum(-1) / 2
 
     def q_value(self, obs: Tensor, act: Tensor) -> Tensor:
-        """The lower of the twin critics, ``[N]``, for raw states and actions; an agent with other critics overrides it.
+        """The lowest of the critics, ``[N]``, for raw states and actions; an agent with other critics overrides it.
 
         Raises:
             UserError: The agent has no ``critics``.
@@ -138,9 +143,8 @@ class Agent(EvaluatedModule):
         optimizers = self.optimizers(use_pl_optimizer=False)
         self.minimizers = [Minimizer(each) for each in (optimizers if isinstance(optimizers, list) else [optimizers])]
         self._update = self.update
-        compiles = self.compile_updates
-        if compiles == "auto":
-            compiles = (self.trainer.max_epochs or 0) * self.data.updates_per_epoch >= COMPILE_FROM
+        self._total = (self.trainer.max_epochs or 0) * self.data.updates_per_epoch
+        compiles = self._total >= COMPILE_FROM if self.compile_updates == "auto" else self.compile_updates
         if compiles:
             self._update = compiled_if_possible(self.update, self.minimizers, self.compile_backend, self.device)
 
@@ -156,7 +160,11 @@ class Agent(EvaluatedModule):
         for minimizer in self.minimizers:
             minimizer.sync_lr()
         for index in range(len(batch.reward)):
-            logged = self._update(batch.at(index), **self.schedule(before + index + 1))
+            count = before + index + 1
+            if self._total > 0 and (rates := self.learning_rates(count, self._total)) is not None:
+                for minimizer, rate in zip(self.minimizers, rates, strict=True):
+                    minimizer.set_lr(rate)
+            logged = self._update(batch.at(index), **self.schedule(count))
             if not self._checked:
                 self._check_metrics(logged)
             for name, value in logged.items():

@@ -2,61 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, polyak_update
+from dydiff.agents.critic import polyak_update
+from dydiff.agents.soft import SoftActorCritic
 from dydiff.data.episodes import Batch
-from dydiff.models.networks import mlp
 from dydiff.utils import distributed
-from dydiff.utils.errors import above_zero, at_least, below_one
+from dydiff.utils.errors import above_zero, at_least
 
 
-class TanhGaussianPolicy(nn.Module):
-    """A Gaussian squashed into (-1, 1) by tanh; its states are normalised.
-
-    Args:
-        obs_dim: Size of a state.
-        act_dim: Size of an action.
-        hidden_sizes: Hidden layers.
-    """
-
-    def __init__(self, obs_dim: int, act_dim: int, hidden_sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.network = mlp((obs_dim, *hidden_sizes, 2 * act_dim))
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation ``[N, A]`` before the squashing."""
-        mean, log_std = self.network(obs).chunk(2, dim=-1)
-        return mean, log_std.clamp(-20, 2)
-
-    def sample(self, obs: Tensor, num_actions: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Actions ``[N, n, A]`` and their log-densities ``[N, n]``, differentiable."""
-        mean, log_std = (value[:, None].expand(-1, num_actions, -1) for value in self(obs))
-        noise = distributed.draw(torch.randn, mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        unsquashed = mean + log_std.exp() * noise
-        return unsquashed.tanh(), _log_density(unsquashed, noise, log_std)
-
-    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
-        """Log-densities ``[N]`` of actions ``[N, A]``; those on the bounds count as just within."""
-        mean, log_std = self(obs)
-        bound = 1 - torch.finfo(act.dtype).eps
-        unsquashed = act.clamp(-bound, bound).atanh()
-        return _log_density(unsquashed, (unsquashed - mean) / log_std.exp(), log_std)
-
-
-def _log_density(unsquashed: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
-    gaussian = -(noise.square() + math.log(2 * math.pi)) / 2 - log_std
-    # log(1 - tanh(u)^2), which stays exact for large |u|
-    squashing = 2 * (math.log(2) - unsquashed - F.softplus(-2 * unsquashed))
-    return (gaussian - squashing).sum(-1)
-
-
-class CQL(Agent):
+class CQL(SoftActorCritic):
     """CQL(H) (Kumar et al. 2020): Gaussian policy, tuned temperature, twin critics with the conservative term.
 
     Args:
@@ -73,8 +30,6 @@ class CQL(Agent):
         cql_temperature: Of the term's soft maximum.
         target_action_gap: Given, a Lagrange multiplier on ``cql_weight`` keeps the term at this value; ``null`` keeps
             the weight as it is.
-        max_temperature: Upper bound of the tuned temperature; the authors bound its logarithm to [-10, 0.5].
-            ``null`` leaves it.
         max_backup: Bootstrap from the best of ``num_sampled_actions`` actions, for sparse rewards.
         policy_lr: Adam's learning rate of the policy and the temperature.
         critic_lr: Adam's learning rate of the critics and the multiplier.
@@ -104,74 +59,33 @@ class CQL(Agent):
         sample_eval_actions: bool = False,
         max_temperature: float | None = 1.6487,
     ) -> None:
-        super().__init__(obs_dim, act_dim, sample_eval_actions)
+        networks = (obs_dim, act_dim, hidden_sizes, 2)
+        super().__init__(*networks, gamma, tau, policy_lr, critic_lr, sample_eval_actions, max_temperature)
         self.save_hyperparameters()
-        above_zero(max_temperature=max_temperature)
         at_least(1, num_sampled_actions=num_sampled_actions)
-        above_zero(cql_temperature=cql_temperature, policy_lr=policy_lr, critic_lr=critic_lr)
-        below_one(gamma=gamma)
-        self.gamma = gamma
-        self.tau = tau
+        above_zero(cql_temperature=cql_temperature)
         self.cql_weight = cql_weight
         self.num_sampled_actions = num_sampled_actions
         self.importance_sampling = importance_sampling
         self.cql_temperature = cql_temperature
         self.target_action_gap = target_action_gap
         self.max_backup = max_backup
-        self.max_temperature = max_temperature
-        self.policy_lr = policy_lr
-        self.critic_lr = critic_lr
-        self.target_entropy = -float(act_dim)
-        self.actor = TanhGaussianPolicy(obs_dim, act_dim, hidden_sizes)
-        self.critics = TwinCritic(obs_dim, act_dim, hidden_sizes)
-        self.target_critics = deepcopy(self.critics).requires_grad_(False)
-        self.log_temperature = nn.Parameter(torch.zeros(()))
         self.log_multiplier = nn.Parameter(torch.zeros(()), requires_grad=target_action_gap is not None)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        learning_rates = (
-            (self.actor.parameters(), self.policy_lr),
-            (self.critics.parameters(), self.critic_lr),
-            ([self.log_temperature], self.policy_lr),
-            ([self.log_multiplier], self.critic_lr),
-        )
-        return [torch.optim.Adam(parameters, lr, fused=True) for parameters, lr in learning_rates]
-
-    def act(self, obs: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        obs = self.normalizer(obs)
-        return self.actor.sample(obs, 1, generator)[0][:, 0] if sample else self.actor(obs)[0].tanh()
-
-    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
-        return self.actor.log_prob(self.normalizer(obs), act)
+        return [*super().configure_optimizers(), torch.optim.Adam([self.log_multiplier], self.critic_lr, fused=True)]
 
     def update(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
-        minimize_actor, minimize_critic, minimize_temperature, minimize_multiplier = self.minimizers
+        _, minimize_critic, _, minimize_multiplier = self.minimizers
         batch = batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
-        act, log_prob = (value[:, 0] for value in self.actor.sample(batch.obs, 1))
-        minimize_temperature(self.temperature_loss(log_prob))
-        if self.max_temperature is not None:
-            with torch.no_grad():
-                self.log_temperature.clamp_(-10.0, math.log(self.max_temperature))
-        loss, metrics = self.actor_loss(batch.obs, act, log_prob)
-        minimize_actor(loss)
-
+        metrics = self.update_policy(batch)
         loss, gap, critic_metrics = self.critic_loss(batch)
         minimize_critic(loss)
         if self.target_action_gap is not None:
             minimize_multiplier(self.multiplier_loss(gap))
         polyak_update(self.target_critics, self.critics, self.tau)
         return metrics | critic_metrics
-
-    def temperature_loss(self, log_prob: Tensor) -> Tensor:
-        """Raises the temperature while the policy's entropy is below ``-act_dim``."""
-        return -(self.log_temperature * (log_prob + self.target_entropy).detach()).mean()
-
-    def actor_loss(self, obs: Tensor, act: Tensor, log_prob: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Soft actor-critic's: ``mean(temperature * log pi - min Q)``; states are normalised."""
-        temperature = self.log_temperature.exp().detach()
-        loss = (temperature * log_prob - self.critics.q_values(obs, act).min(0).values).mean()
-        return loss, {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean(), "temperature": temperature}
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Squared errors to the target plus the weighted conservative term, summed over both critics.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydiff.agents.base import Agent
-from dydiff.agents.critic import TwinCritic, polyak_update
+from dydiff.agents.critic import Critics, polyak_update
 from dydiff.agents.diffusion_policy import DiffusionPolicy
 from dydiff.data.episodes import Batch
 from dydiff.models.networks import Mish
@@ -87,7 +87,7 @@ class DiffQL(Agent):
         self.policy_network = DiffusionPolicy(obs_dim, act_dim, policy_hidden_sizes, num_diffusion_steps)
         self.ema_policy_network = deepcopy(self.policy_network).requires_grad_(False)
         activation = {"relu": nn.ReLU, "mish": Mish}[critic_activation]
-        self.critics = TwinCritic(obs_dim, act_dim, critic_hidden_sizes, activation)
+        self.critics = Critics(obs_dim, act_dim, critic_hidden_sizes, activation)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         # The same noise in every state makes the evaluated action a function of the state.
         noises = torch.randn(num_diffusion_steps, num_candidates, act_dim, generator=torch.Generator().manual_seed(0))

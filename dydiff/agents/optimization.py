@@ -60,6 +60,12 @@ class Minimizer:
         if self.is_plain:
             self.lr.fill_(self.optimizer.param_groups[0]["lr"])
 
+    def set_lr(self, lr: float) -> None:
+        """Change the learning rate of the next steps, of all parameter groups."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.sync_lr()
+
     def __call__(self, loss: Tensor, max_grad_norm: float | None = None) -> None:
         """One step; given ``max_grad_norm``, the gradient is clipped to it."""
         gradients = list(distributed.mean(torch.autograd.grad(loss, self.parameters)))
@@ -71,7 +77,7 @@ class Minimizer:
             self._step(gradients)
             return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()  # a fused Adam reads a transposed gradient's numbers in wrong order
         self.optimizer.step()
 
     @torch.no_grad()

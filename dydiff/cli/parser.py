@@ -144,11 +144,17 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
 
 def _suggest(key: str, class_path: str) -> str:
     """The classes of the same kind that have an argument, else the class's own arguments that are near to it."""
-    base = next((base for base in class_at(class_path).__mro__[1:] if inspect.isabstract(base)), None)
-    kinds: list[type] = base.__subclasses__() if base is not None else []
+    bases = [base for base in class_at(class_path).__mro__[1:] if inspect.isabstract(base)]
+    kinds = [kind for kind in _subclasses(bases[-1]) if not inspect.isabstract(kind)] if bases else []
     siblings = [f"{kind.__module__}.{kind.__name__}" for kind in kinds if kind.__name__ == kind.__qualname__]
     others = [path.rpartition(".")[2] for path in siblings if key in arguments_of(path)]
     return f" It is an argument of {', '.join(others)}." if others else did_you_mean(key, arguments_of(class_path))
+
+
+def _subclasses(base: type) -> list[type]:
+    """Subclasses of a class, and theirs."""
+    direct: list[type] = base.__subclasses__()
+    return [each for kind in direct for each in (kind, *_subclasses(kind))]
 
 
 def user_error(error: BaseException | None) -> UserError | None:

@@ -1,5 +1,6 @@
 """Datasets, tasks and batches. Nothing here knows about models."""
 
+from dydiff.data.best import BestEpisodes
 from dydiff.data.d4rl import D4RLSource
 from dydiff.data.datamodules import TransitionDataModule, WindowDataModule
 from dydiff.data.episodes import Batch, Episodes, Trajectories, Transitions, Windows
@@ -13,6 +14,7 @@ from dydiff.data.termination import TerminationRule, never
 
 __all__ = [
     "Batch",
+    "BestEpisodes",
     "D4RLSource",
     "EpisodeSource",
     "Episodes",

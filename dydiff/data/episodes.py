@@ -67,6 +67,8 @@ class Batch(NamedTuple):
 
     Attributes:
         real: bool, the transition is the dataset's, not synthetic.
+        next_act: The action that the dataset takes in ``next_obs``; NaN where it takes none, after the last step of an
+            episode, and for synthetic transitions.
     """
 
     obs: Tensor
@@ -75,6 +77,7 @@ class Batch(NamedTuple):
     next_obs: Tensor
     terminal: Tensor
     real: Tensor
+    next_act: Tensor
 
     def at(self, index: Tensor | int | slice) -> Self:
         """The transitions at ``index`` along the first dimension."""
@@ -181,6 +184,13 @@ class Episodes:
     def starts(self) -> Tensor:
         """Row of each episode's first step, ``[E]``."""
         return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def is_last(self) -> Tensor:
+        """Whether a step is the last one of its episode, bool ``[N]``."""
+        last = torch.zeros(len(self), dtype=torch.bool)
+        last[self.starts + self.lengths - 1] = True
+        return last
 
     @cached_property
     def _last_rows(self) -> Tensor:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from dydiff.data.buffer import TransitionBuffer
 from dydiff.data.datamodules import OfflineDataModule
-from dydiff.data.episodes import Batch, Episodes, Transitions
+from dydiff.data.episodes import Batch, Episodes, Transitions, at_rows
 from dydiff.data.source import EpisodeSource
 from dydiff.utils import distributed
 from dydiff.utils.errors import UserError, at_least
@@ -63,7 +63,9 @@ class MixedDataModule(OfflineDataModule):
             return
         assert self.trainer is not None
         self.episodes = self.source.load()
-        self.real = self.episodes.transitions.to(self.trainer.strategy.root_device)
+        device = self.trainer.strategy.root_device
+        self.real = self.episodes.transitions.to(device)
+        self.is_last = self.episodes.is_last.to(device)
         self.run_seed = distributed.gather_objects(torch.initial_seed())[0]
 
     @property
@@ -71,6 +73,11 @@ class MixedDataModule(OfflineDataModule):
         """Mean and standard deviation of each state dimension of the dataset, ``[O]`` each."""
         obs = self.episodes.transitions.obs
         return obs.mean(0), obs.std(0, correction=0)
+
+    @property
+    def return_range(self) -> tuple[float, float]:
+        """Least and largest undiscounted return of the dataset's episodes."""
+        return float(self.episodes.returns.min()), float(self.episodes.returns.max())
 
     def mix(self, real_ratio: float | None, synthetic_capacity: int, keep_in_checkpoints: bool = True) -> None:
         """Let minibatches be ``real_ratio`` real and the rest synthetic, from an empty buffer.
@@ -117,19 +124,28 @@ class MixedDataModule(OfflineDataModule):
         drawn = drawn[:, columns].to(self.real.reward.device)
         num_real, num_synthetic = len(self.real.reward), len(self.synthetic)
         if self.synthetic_share == 0:
-            return Batch(*self.real.at(drawn % num_real), torch.ones_like(drawn, dtype=torch.bool))
+            rows = drawn % num_real
+            return Batch(*self.real.at(rows), torch.ones_like(rows, dtype=torch.bool), self.next_act(rows))
         if self.real_ratio is None:
             rows = drawn % (num_real + num_synthetic)
             is_real = rows < num_real
             real = self.real.at(rows.clamp(max=num_real - 1))
             synthetic = self.synthetic.at((rows - num_real).clamp(min=0))
-            return Batch(*real.where(is_real, synthetic), is_real)
+            next_act = self.next_act(rows.clamp(max=num_real - 1)).where(is_real[..., None], torch.nan)
+            return Batch(*real.where(is_real, synthetic), is_real, next_act)
         is_real = (columns < self.num_real).to(drawn.device).expand_as(drawn)
         count = int((columns < self.num_real).sum())
-        real = self.real.at(drawn[:, :count] % num_real)
+        rows = drawn[:, :count] % num_real
+        real = self.real.at(rows)
         synthetic = self.synthetic.at(drawn[:, count:] % num_synthetic)
         joined = Transitions(*(torch.cat(pair, dim=1) for pair in zip(real, synthetic, strict=True)))
-        return Batch(*joined, is_real)
+        unknown = torch.full_like(synthetic.act, torch.nan)
+        return Batch(*joined, is_real, torch.cat([self.next_act(rows), unknown], dim=1))
+
+    def next_act(self, rows: Tensor) -> Tensor:
+        """The action that follows the steps at ``rows``, ``[..., A]``; NaN after the last step of an episode."""
+        following = at_rows(self.real.act, (rows + 1).clamp(max=len(self.real.reward) - 1))
+        return following.masked_fill(self.is_last[rows][..., None], torch.nan)
 
     def train_dataloader(self) -> "_Stacks":
         return _Stacks(self)

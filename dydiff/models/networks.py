@@ -86,6 +86,18 @@ class EnsembleMLP(nn.Module):
         return self.layers[-1](x, members)
 
 
+def begin_near_zero(network: nn.Module, bound: float) -> None:
+    """Weights of a perceptron or an ensemble whose outputs begin near 0 (as EDAC's and ReBRAC's authors have them).
+
+    Hidden biases are 0.1; weights and biases of the last layer are uniform within ``bound``.
+    """
+    *hidden, last = (layer for layer in network.modules() if isinstance(layer, (nn.Linear, EnsembleLinear)))
+    for layer in hidden:
+        nn.init.constant_(layer.bias, 0.1)
+    nn.init.uniform_(last.weight, -bound, bound)
+    nn.init.uniform_(last.bias, -bound, bound)
+
+
 class NoiseEmbedding(nn.Module):
     """Sinusoidal features of a noise level or a step, then two linear layers.
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from training import random_batches, train
 
-from dydiff.agents.cql import CQL, TanhGaussianPolicy
-from dydiff.agents.critic import TwinCritic
+from dydiff.agents.cql import CQL
+from dydiff.agents.critic import Critics
+from dydiff.agents.soft import TanhGaussianPolicy
 
 
 class LinearQ(nn.Module):
@@ -21,7 +22,7 @@ class LinearQ(nn.Module):
     def q_values(self, obs, act):
         return torch.stack([act @ self.slope, 2 * act @ self.slope])
 
-    action_values = TwinCritic.action_values
+    action_values = Critics.action_values
 
 
 def test_the_conservative_term_estimates_the_log_integral_of_exp_q():

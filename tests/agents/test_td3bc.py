@@ -20,8 +20,8 @@ def golden_agent(golden):
     # the golden states are used as they are
     agent.normalizer.set_standard = lambda *statistics: None
     columns = ("observations", "actions", "rewards", "next_observations", "terminals")
-    batches = Batch(*(golden[f"batch/{key}"] for key in columns), torch.ones(golden["batch/rewards"].shape).bool())
-    return agent, batches._replace(terminal=batches.terminal.bool())
+    obs, act, reward, next_obs, terminal = (golden[f"batch/{key}"] for key in columns)
+    return agent, Batch(obs, act, reward, next_obs, terminal.bool(), torch.ones_like(reward).bool(), act)
 
 
 def load_actor(actor, golden, name):
@@ -56,7 +56,8 @@ def test_six_updates_equal_corl(golden, updates_per_step):
 def test_terminal_stops_the_bootstrap_and_timeout_does_not():
     agent = TD3BC(5, 2, policy_noise=0.0)
     ends = torch.ones(4).bool()
-    batch = Batch(torch.randn(4, 5), torch.rand(4, 2), torch.randn(4), torch.randn(4, 5), ends, ends)
+    act = torch.rand(4, 2)
+    batch = Batch(torch.randn(4, 5), act, torch.randn(4), torch.randn(4, 5), ends, ends, act)
     q = agent.critics.q_values(batch.obs, batch.act)
     torch.testing.assert_close(agent.critic_loss(batch)[0], (q - batch.reward).square().mean(1).sum())
     alive = batch._replace(terminal=torch.zeros(4).bool())

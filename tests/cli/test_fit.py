@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from tiny import part_config, write_yaml
+from tiny import QUIET, part_config, write_yaml
 from whole_run import TRANSITIONS, fit, parts, scalars, weights
 
 from dydiff.cli import main
@@ -158,6 +158,19 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
     assert shares == pytest.approx(expected)
     assert len(shares) == (1 if "rollout_freq" in settings and settings["rollout_freq"] is None else len(expected))
     assert len(logged["eval/score"]) == 3 and logged["rollout/non_finite"][0][1] == 0
+
+
+@pytest.mark.parametrize("agent", sorted(path.stem for path in CONFIGS.glob("agent/*.yaml")))
+def test_every_agents_file_trains_it_with_synthetic_data_and_scores_it(place, agent, capsys):
+    best = {"class_path": "dydiff.data.BestEpisodes", "init_args": {"fraction": 0.5}}
+    best["init_args"]["source"] = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
+    write_yaml(Path("best.yaml"), best)
+    options = ["--config", str(CONFIGS / f"agent/{agent}.yaml"), "--data.source=best.yaml"]
+    assert fit(*options, "--model.hidden_sizes=[16,16]", "--data.batch_size=20") == 0
+    logged = scalars(0)
+    assert len(logged["eval/score"]) == 3 and ("rollout/return" in logged) == (agent != "bc")
+    assert "hopper-best50pct" in capsys.readouterr().out
+    assert main(["test", "--config", "run.yaml", *options, *QUIET, "--ckpt_path=last"]) == 0
 
 
 def test_an_evaluation_leaves_the_training_as_it_was(place):

@@ -48,6 +48,8 @@ def left_behind():
          "Unknown dataset 'hopper-medium-v3'. Did you mean"),
         (["--data.source=D4RLSource", "--data.source.dataset=hopper-medium-v2", "--data.source.path=my.hdf5"],
          "Unknown key 'path' in data.source (dydiff.data.D4RLSource). It is an argument of LocalSource."),
+        (["--model=dydiff.agents.IQL", "--model.alpha=5"],
+         "Unknown key 'alpha' in model (dydiff.agents.IQL). It is an argument of TD3BC."),
         (["--rollout.init_args.synthesizer.init_args.dynamics=pretrain/rew.yaml"],
          "dynamics needs a DynamicsEnsemble, but"),
         (["--model.clone_synthetic=false", "--rollout.real_ratio=0"],

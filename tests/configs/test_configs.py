@@ -55,6 +55,20 @@ def test_every_run_goes_with_both_overlays(path):
     assert callbacks == ["callbacks.StageProgress", "callbacks.QValueWatch", "callbacks.LastCheckpoint"]
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("agent/*.yaml")), ids=named)
+@pytest.mark.parametrize("small", [[], ["--config", CONFIGS / "small.yaml"]], ids=["paper", "small"])
+def test_every_agent_takes_the_place_of_a_runs_own(path, small):
+    cell = ["--config", CONFIGS / "td3bc_hopper_mr.yaml", *small]
+    alone, given = run(*cell), yaml.safe_load(path.read_text())
+    settings = run(*cell, "--config", path)
+    assert settings["model"]["class_path"].rsplit(".")[-1].lower() == path.stem
+    assert given["model"].get("init_args", {}).items() <= settings["model"]["init_args"].items()
+    changed = given.get("data", {}).get("init_args", {})
+    assert settings["data"]["init_args"] == {**alone["data"]["init_args"], **changed}
+    assert settings["rollout"] == (None if "rollout" in given else alone["rollout"])
+    assert settings["trainer"] == alone["trainer"]
+
+
 PAPER = [
     (f"{agent}_{env}_{data}", env, dataset)
     for agent in ("td3bc", "cql", "diffql")

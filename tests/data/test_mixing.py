@@ -206,3 +206,18 @@ def test_the_newest_synthetic_transitions_stay(train):
     rollout = SyntheticRollout(Marked(), rollout_batch_size=10, chunk_size=10, synthetic_capacity=25)
     data, _ = train(rollout, epochs=4)
     assert len(data.synthetic) == 25
+
+
+@pytest.mark.parametrize("real_ratio", [1.0, 0.6, 0.0, None])
+def test_a_minibatch_knows_the_action_that_its_dataset_takes_next(train, real_ratio):
+    """In ``next_obs``, that is the action of the row whose state it is; an episode's last state has none."""
+    data, stacks = train(SyntheticRollout(Marked(), Hardmax(), real_ratio, 200))
+    taken = {tuple(obs.tolist()): act for obs, act in zip(data.real.obs, data.real.act, strict=True)}
+    known = 0
+    for _, batch in stacks:
+        rows = (part.flatten(0, 1) for part in (batch.next_obs, batch.real, batch.next_act))
+        for next_obs, is_real, next_act in zip(*rows, strict=True):
+            expected = taken.get(tuple(next_obs.tolist())) if is_real else None
+            assert next_act.isnan().all() if expected is None else torch.equal(next_act, expected)
+            known += expected is not None
+    assert (known > 0) == (real_ratio != 0.0)

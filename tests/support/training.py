@@ -12,6 +12,7 @@ class Minibatches(L.LightningDataModule):
     """Given minibatches, ``updates_per_step`` a training step; the normalizer sees ``normalized_by`` (default: ±1)."""
 
     task = HOPPER
+    return_range = (0.0, 2000.0)
 
     def __init__(self, batches, updates_per_step, normalized_by=None):
         super().__init__()
@@ -19,6 +20,7 @@ class Minibatches(L.LightningDataModule):
             batches.at(slice(first, first + updates_per_step))
             for first in range(0, len(batches.reward), updates_per_step)
         ]
+        self.updates_per_epoch = len(batches.reward)
         ones = torch.ones(batches.obs.shape[-1])
         obs = torch.stack([-ones, ones]) if normalized_by is None else normalized_by
         self.obs_statistics = obs.mean(0), obs.std(0, correction=0)
@@ -44,14 +46,19 @@ def train(agent, batches, updates_per_step=1, normalized_by=None):
 
 
 def random_batches(updates, size=32, obs_dim=4, act_dim=2, seed=0):
-    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal, six tenths are real."""
+    """Minibatches ``[updates, size]`` of unrelated numbers; a tenth of the steps is terminal, six tenths are real.
+
+    The next action of synthetic steps is not known.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (updates, size)
-    return Batch(
+    batches = Batch(
         torch.randn(*shape, obs_dim, generator=generator),
         torch.rand(*shape, act_dim, generator=generator) * 2 - 1,
         torch.randn(shape, generator=generator),
         torch.randn(*shape, obs_dim, generator=generator),
         torch.rand(shape, generator=generator) < 0.1,
         torch.rand(shape, generator=generator) < 0.6,
+        torch.rand(*shape, act_dim, generator=generator) * 2 - 1,
     )
+    return batches._replace(next_act=batches.next_act.where(batches.real[..., None], torch.nan))
