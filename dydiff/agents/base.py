@@ -19,6 +19,7 @@ from dydiff.models.base import check_finite
 from dydiff.models.normalizer import Normalizer
 from dydiff.utils import distributed
 from dydiff.utils.checkpoints import check_weights, read_checkpoint
+from dydiff.utils.environment import computed_with
 from dydiff.utils.errors import UserError
 
 
@@ -136,7 +137,7 @@ class Agent(EvaluatedModule):
         task = self.data.task
         facts = {"env_id": task.env_id, "mujoco2_contacts": task.mujoco2_contacts}
         for logger in self.loggers:
-            logger.log_hyperparams({"dataset": self.data.source.name, **facts})
+            logger.log_hyperparams({"dataset": self.data.source.name, **facts, "computed_with": computed_with()})
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -1,31 +1,32 @@
-"""The command ``report``: tables in Markdown, scores in CSV, plots in PNG."""
+"""The command ``report``: tables in Markdown and LaTeX, scores in CSV, plots."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from typing import Literal
 
-from dydiff.report import plots
 from dydiff.report.logs import SUFFIX, write_logs
+from dydiff.report.page import Page
 from dydiff.report.runs import Run, longest, read_runs
-from dydiff.report.scores import Grouped, aggregate, by_label, paper_scores, repeated, spread
-from dydiff.utils.errors import UserError
+from dydiff.report.scores import by_label
+from dydiff.utils.errors import UserError, did_you_mean
 from dydiff.utils.files import replacing
 from dydiff.utils.output import markdown_table, write_csv
 
-# What the published numbers come from, by agent: runs with DyDiff and without are of different lengths.
-_AUTHORS_UPDATES = {
-    "td3bc": "the agent alone makes 500,000 updates, with DyDiff 1,000,000",
-    "diffql": "the agent alone makes 1,000,000 updates, with DyDiff 500,000",
-    "cql": "the agent makes 1,000,000 updates, without and with DyDiff",
-}
 
-
-def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 2000) -> None:
+def report(
+    runs: list[str],
+    out: str = "report",
+    num_last: int = 1,
+    reps: int = 2000,
+    labels: dict[str, str] | None = None,
+    formats: list[Literal["png", "pdf", "svg"]] = ["png"],  # noqa: B006
+) -> None:
     """Tabulate and draw the scores of runs, from their TensorBoard or CSV logs.
 
     Writes `report.md` (the paper's tables with its numbers next to them, aggregate scores with stratified bootstrap
-    intervals, cost), `scores.csv` (a line for each run), plots (learning curves, performance profiles, ablations)
-    and `runs.jsonl`, which has all that was read of the logs: enough to make the report again when they are gone.
+    intervals, cost, and what the runs were computed with), `tables.tex` (its tables of scores for LaTeX), `scores.csv`
+    (a line for each run), plots (learning curves, performance profiles, ablations) and `runs.jsonl`, which has all
+    that was read of the logs: enough to make the report again when they are gone.
     Runs that have not reached their end are left out, by name; so are, of several with the same settings and seed, all
     but the longest.
 
@@ -34,9 +35,12 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
         out: Folder to write.
         num_last: Evaluations at the end of a run whose mean is its score in aggregates and ablations.
         reps: Bootstrap samples.
+        labels: Names for methods in place of those of the report: `{"DyDiff, alpha=10": "ours"}`.
+        formats: File formats of the plots.
 
     Raises:
-        UserError: No finished run, fewer evaluations than ``num_last``, or rliable is not installed.
+        UserError: No finished run, a label that no method has, fewer evaluations than ``num_last``, or rliable is not
+            installed.
     """
     found = longest(read_runs(runs, num_last))
     finished = [run for run in found if run.finished]
@@ -52,108 +56,43 @@ def report(runs: list[str], out: str = "report", num_last: int = 1, reps: int = 
         raise UserError(
             f"num_last is {num_last}; give 1 to {len(fewest.scores)}, the evaluations of {fewest.log.folder}."
         )
-    folder = Path(out)
-    lines = []
+    pages = []
     for agent in sorted({run.agent for run in finished}):
-        lines += _agent_report([run for run in finished if run.agent == agent], agent, folder, num_last, reps)
+        members = [run for run in finished if run.agent == agent]
+        pages.append(Page(agent, members, by_label(members), num_last, reps))
+    _rename(pages, labels or {})
+    folder = Path(out)
+    lines = [line for page in pages for line in page.lines(folder, formats)]
     with replacing(folder / "report.md") as part:
-        part.write_text("\n".join(lines))
+        part.write_text("\n".join([*lines, *_computed_with(finished)]))
+    with replacing(folder / "tables.tex") as part:
+        part.write_text("\n".join(line for page in pages for line in page.latex()))
     _write_scores(finished, folder / "scores.csv")
     write_logs([run.log for run in finished], folder / f"runs{SUFFIX}")
-    print(f"{len(finished)} runs, written to {folder}/report.md, scores.csv, plots and runs{SUFFIX}")
+    print(f"{len(finished)} runs, written to {folder}/report.md, tables.tex, scores.csv, plots and runs{SUFFIX}")
 
 
-def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps: int) -> list[str]:
-    end = "last scores" if num_last == 1 else f"means of the last {num_last} scores"
-    grouped, datasets = by_label(runs), sorted({run.dataset for run in runs})
-    name = agent.lower()
-    plots.learning_curves(grouped, datasets, folder / f"{name}_curves.png", agent)
-    lines = [f"## {agent}\n", f"![Learning curves of {agent}]({name}_curves.png)\n"]
-    lines += ["Score of the last evaluation, mean ± standard deviation over seeds (their number):\n"]
-    lines += _table(grouped, datasets, lambda run: run.last)
-    lines += _paper(agent, grouped, datasets)
-    if num_last > 1:
-        lines += [f"Mean score of the last {num_last} evaluations:\n"]
-        lines += _table(grouped, datasets, lambda run: run.end)
-    lines += ["Best score of all evaluations, picked in hindsight, hence optimistic:\n"]
-    lines += _table(grouped, datasets, lambda run: run.best)
-    for together in [[dataset] for dataset in datasets] + [datasets] * (len(datasets) > 1):
-        lines += _intervals(repeated(grouped, together), together, f"{end} / 100", reps)
-    complete = repeated(grouped, datasets)
-    if len(complete) > 1:
-        plots.performance_profiles(
-            complete, datasets, folder / f"{name}_profiles.png", f"{agent}: {', '.join(datasets)}"
-        )
-        lines += [f"![Performance profiles of {agent}]({name}_profiles.png)\n"]
-    for dataset in datasets:
-        picture = f"{name}_{dataset}_ablation.png"
-        if plots.ablations([run for run in runs if run.dataset == dataset], folder / picture, f"{agent}, {dataset}"):
-            lines += [f"![Ablation on {dataset}]({picture})\n"]
-    if all(run.log.q_mean is not None for run in runs):
-        lines += [
-            "Mean Q value of the last minibatches, synthetic ones included; far above the others, it feeds on errors:\n"
-        ]
-        lines += _table(grouped, datasets, lambda run: run.log.q_mean or 0.0)
-    if all(run.log.minutes is not None for run in runs):
-        lines += ["Minutes of a run, from the first record to the last, without breaks:\n"]
-        lines += _table(grouped, datasets, lambda run: run.log.minutes or 0.0)
-    return lines
+def _rename(pages: Sequence[Page], labels: dict[str, str]) -> None:
+    known = {label for page in pages for label in page.grouped}
+    for label in labels:
+        if label not in known:
+            raise UserError(f"No method is labelled '{label}'.{did_you_mean(label, known, len(known))}")
+    if len(set(labels.values())) < len(labels):
+        raise UserError("Two labels have the same name: give each its own.")
+    for page in pages:
+        page.grouped = {labels.get(label, label): runs for label, runs in page.grouped.items()}
 
 
-def _table(grouped: Grouped, datasets: Sequence[str], figure: Callable[[Run], float]) -> list[str]:
-    """A figure of every label on every dataset, with the mean of several datasets."""
-    rows = []
-    for dataset in datasets:
-        cells = [spread([figure(run) for run in runs[dataset]]) if dataset in runs else "" for runs in grouped.values()]
-        rows.append([dataset, *cells])
-    if len(datasets) > 1:
-        means = [
-            f"{fmean(fmean(figure(run) for run in runs[dataset]) for dataset in datasets):.1f}"
-            if set(datasets) <= set(runs)
-            else ""
-            for runs in grouped.values()
-        ]
-        rows.append(["mean of datasets", *means])
-    return _longer_side_down(["dataset", *grouped], rows)
-
-
-def _longer_side_down(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table of datasets down and methods across, as in the paper; the other way round where methods are more."""
-    if len(header) - 1 > len(rows):
-        header, *rows = zip(["method", *header[1:]], *rows, strict=True)
-    return [*markdown_table(header, rows), ""]
-
-
-def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
-    """The paper's scores of the same datasets and methods; nothing where it has none."""
-    known = paper_scores()
-    methods = [label for label in grouped if any((dataset, agent.lower(), label) in known for dataset in datasets)]
-    if not methods:
+def _computed_with(runs: Sequence[Run]) -> list[str]:
+    """What the runs were computed with; of what differs among them, all."""
+    known = [run.log.computed_with for run in runs if run.log.computed_with]
+    if not known:
         return []
-    rows = []
-    for dataset in datasets:
-        cells = [known.get((dataset, agent.lower(), method)) for method in methods]
-        rows.append([dataset, *("" if cell is None else f"{cell[0]:g} ± {cell[1]:g}" for cell in cells)])
-    updates = _AUTHORS_UPDATES.get(agent.lower())
-    note = f"In the authors' specifications {updates}; which" if updates else "Which"
-    note += " evaluation is reported (last, best or a mean) is not published.\n"
-    return ["The paper's:\n", *_longer_side_down(["dataset", *methods], rows), note]
-
-
-def _intervals(grouped: Grouped, datasets: Sequence[str], scores: str, reps: int) -> list[str]:
-    """The aggregate scores of labels that all have several seeds on the datasets; nothing to say of fewer than two."""
-    if len(grouped) < 2:
-        return []
-    figures = aggregate(grouped, datasets, reps)
-    names = list(dict.fromkeys(name for each in figures.values() for name in each))
-    rows = []
-    for label, each in figures.items():
-        cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*each[name]) if name in each else "" for name in names)
-        rows.append([label, *cells])
-    title = (
-        f"Over {', '.join(datasets)}: {scores}, with 95% stratified bootstrap intervals, of methods with several seeds:"
-    )
-    return [f"{title}\n", *markdown_table(["method", *names], rows), ""]
+    names = dict.fromkeys(name for each in known for name in each)
+    values = {name: sorted({each[name] for each in known if name in each}) for name in names}
+    counted = "" if len(known) == len(runs) else f"Recorded by {len(known)} of {len(runs)} runs. "
+    lines = [f"## Computed with\n\n{counted}All settings of the runs are in `runs{SUFFIX}`.\n"]
+    return [*lines, *markdown_table(["", ""], [[name, ", ".join(found)] for name, found in values.items()]), ""]
 
 
 def _write_scores(runs: Sequence[Run], path: Path) -> None:

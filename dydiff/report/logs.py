@@ -4,7 +4,7 @@ import csv
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Log:
         q_mean: Mean Q value of the last minibatches on record; ``None`` where there is none.
         minutes: From the first record to the last, without the time between a part of the run that was broken off and
             the next; ``None`` where the records have no times.
+        computed_with: Versions and hardware; empty for runs of earlier versions.
     """
 
     folder: str
@@ -40,6 +41,7 @@ class Log:
     scores: _Curve
     q_mean: float | None
     minutes: float | None
+    computed_with: dict[str, str] = field(default_factory=dict)
 
 
 def read_logs(paths: Sequence[str]) -> list[Log]:
@@ -93,7 +95,8 @@ def _read_folder(folder: Path) -> Log | None:
     if not isinstance(facts, dict) or "dataset" not in facts:
         raise UserError(f"{folder} has scores, but no hparams.yaml that names the dataset: remove it, or name others.")
     q_mean = curves[_Q_MEAN][-1][1] if curves.get(_Q_MEAN) else None
-    return Log(str(folder), str(facts["dataset"]), shaping(config), curves[_SCORE], q_mean, minutes)
+    computed_with = dict(facts.get("computed_with") or {})
+    return Log(str(folder), str(facts["dataset"]), shaping(config), curves[_SCORE], q_mean, minutes, computed_with)
 
 
 def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:

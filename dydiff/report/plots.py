@@ -1,13 +1,16 @@
-"""Learning curves, performance profiles and ablations, as PNG files."""
+"""Learning curves, performance profiles and ablations."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dydiff.report.runs import BASE, Run
 from dydiff.report.scores import Grouped, matrix, rliable, seeded
-from dydiff.utils.output import new_figure, save_figure
+from dydiff.utils.output import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _colours(count: int) -> Sequence[str]:
@@ -18,9 +21,9 @@ def _colours(count: int) -> Sequence[str]:
     return [f"C{index}" if count <= 10 else to_hex(colormaps["turbo"](index / count)) for index in range(count)]
 
 
-def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title: str) -> None:
+def learning_curves(grouped: Grouped, datasets: Sequence[str], title: str) -> "Figure":
     """Score over updates, a panel for each dataset: mean over seeds, and one standard deviation around it."""
-    figure, colours = new_figure(5.2 * len(datasets), 3.4 + 0.18 * len(grouped)), _colours(len(grouped))
+    figure, colours = new_figure(5.2 * len(datasets), 4), _colours(len(grouped))
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         for index, (label, runs) in enumerate(grouped.items()):
             if dataset not in runs:
@@ -30,18 +33,16 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], path: Path, title
                 [[dict(zip(run.steps, run.scores, strict=True))[s] for s in steps] for run in runs[dataset]]
             )
             mean, deviation = curves.mean(0), curves.std(0)
-            axes.plot(steps, mean, color=colours[index], label=f"{label} ({len(curves)})")
+            axes.plot(steps, mean, color=colours[index], label=label)
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colours[index], alpha=0.15, linewidth=0)
         axes.set(title=dataset, xlabel="updates", ylabel="score")
         axes.grid(alpha=0.3)
-        axes.legend(
-            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), title="method (seeds)", title_fontsize=8
-        )
+    _legend_below(figure, 2 * len(datasets))
     figure.suptitle(title)
-    save_figure(figure, path)
+    return figure
 
 
-def performance_profiles(grouped: Grouped, datasets: Sequence[str], path: Path, title: str) -> None:
+def performance_profiles(grouped: Grouped, datasets: Sequence[str], title: str) -> "Figure":
     """The share of runs above each score, over datasets that all labels have runs of, with 95% bootstrap bands."""
     library, _ = rliable()
     scores = {label: matrix(runs, datasets) for label, runs in grouped.items()}
@@ -55,8 +56,18 @@ def performance_profiles(grouped: Grouped, datasets: Sequence[str], path: Path, 
         axes.fill_between(100 * levels, *bands[label], color=colour, alpha=0.15, linewidth=0)
     axes.set(title=title, xlabel="score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
+    _legend_below(figure, 2)
+    return figure
+
+
+def _legend_below(figure: "Figure", columns: int) -> None:
+    """One legend for all panels below them: the figure grows by it, so that it is whole however many lines it has."""
+    handles = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def ablation_points(runs: Sequence[Run]) -> dict[tuple[str, str], dict[float, list[float]]]:
@@ -78,15 +89,15 @@ def ablation_points(runs: Sequence[Run]) -> dict[tuple[str, str], dict[float, li
     return varied
 
 
-def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
+def ablations(runs: Sequence[Run], title: str) -> "Figure | None":
     """Score at the end over each setting that varies by itself: seeds as dots, mean ± deviation as a line, Base dashed.
 
     Returns:
-        Whether there was such a setting, and so a plot.
+        The plot; ``None`` where there is no such setting.
     """
     panels = ablation_points(runs)
     if not panels:
-        return False
+        return None
     base = [run.end for run in runs if run.method == BASE]
     figure = new_figure(5.2 * len(panels), 4)
     for axes, ((method, key), points) in zip(
@@ -103,5 +114,4 @@ def ablations(runs: Sequence[Run], path: Path, title: str) -> bool:
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="score at the end")
     figure.suptitle(title)
-    save_figure(figure, path)
-    return True
+    return figure

@@ -57,12 +57,16 @@ def matrix(runs: dict[str, list[Run]], datasets: Sequence[str]) -> np.ndarray:
     return np.array([[runs[dataset][row].end / 100 for dataset in datasets] for row in range(count)])
 
 
+FEWEST_SEEDS = 5
+"""Below this number of seeds a bootstrap interval says less than the single scores."""
+
+
 def repeated(grouped: Grouped, datasets: Sequence[str]) -> Grouped:
-    """The labels that have at least two seeds, without which there is no spread, on each of the datasets."""
+    """The labels that have at least :data:`FEWEST_SEEDS` seeds on each of the datasets."""
     return {
         label: {dataset: runs[dataset] for dataset in datasets}
         for label, runs in grouped.items()
-        if all(len(runs.get(dataset, ())) > 1 for dataset in datasets)
+        if all(len(runs.get(dataset, ())) >= FEWEST_SEEDS for dataset in datasets)
     }
 
 
@@ -92,13 +96,19 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
         }
         for label in scores
     }  # fmt: skip
+    base = next((label for label, runs in grouped.items() if _is_base(runs)), None)
     for label in scores:
-        if label == BASE or BASE not in scores:
+        if base is None or label == base:
             continue
-        pair = {label: (scores[label], scores[BASE])}
+        pair = {label: (scores[label], scores[base])}
         point, interval = seeded(rly.get_interval_estimates, pair, metrics.probability_of_improvement, reps=reps)
-        figures[label]["P(> Base)"] = (float(point[label]), *map(float, interval[label][:, 0]))
+        figures[label][f"P(> {base})"] = (float(point[label]), *map(float, interval[label][:, 0]))
     return figures
+
+
+def _is_base(runs: dict[str, list[Run]]) -> bool:
+    """Whether these are runs of the agent alone, with its usual settings."""
+    return all(run.method == BASE and not run.unusual for each in runs.values() for run in each)
 
 
 def seeded(estimate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

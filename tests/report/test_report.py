@@ -83,16 +83,18 @@ def test_tables_have_last_and_best_scores_and_the_papers(tmp_path, report):
 
 
 def test_each_dataset_has_intervals_of_the_methods_with_several_seeds(tmp_path, report):
-    for seed in (0, 1):
+    for seed in range(5):
         for dataset in ("a", "b"):
-            write_run(tmp_path / f"runs/base{dataset}{seed}", (0, 0, 50 + seed), seed=seed, dataset=dataset)
+            write_run(tmp_path / f"runs/base{dataset}{seed}", (0, 0, 50 + seed % 2), seed=seed, dataset=dataset)
         write_run(tmp_path / f"runs/soft{seed}", (0, 0, 60), "DyDiff-S", seed, dataset="b")
-    write_run(tmp_path / "runs/hard", (0, 0, 70), "DyDiff-H", dataset="b")
+    for seed in range(4):
+        write_run(tmp_path / f"runs/hard{seed}", (0, 0, 70), "DyDiff-H", seed, dataset="b")
     text = report()
+    assert "No interval where there are fewer than 5 seeds: DyDiff-H." in text
     assert "Over a:" not in text and "Over a, b:" not in text and "profiles" not in text  # nothing to compare with
     over = table(text, "Over b:")
     assert list(over) == ["method", "---", "Base", "DyDiff-S"]
-    assert over["DyDiff-S"][3] == "1.000 [1.000, 1.000]" and over["Base"][1] == "0.505 [0.500, 0.510]"
+    assert over["DyDiff-S"][3] == "1.000 [1.000, 1.000]" and over["Base"][1] == "0.504 [0.500, 0.508]"
 
 
 def test_the_score_at_the_end_is_the_mean_of_as_many_evaluations_as_asked(tmp_path, report, capsys):
@@ -107,11 +109,11 @@ def test_the_score_at_the_end_is_the_mean_of_as_many_evaluations_as_asked(tmp_pa
 
 
 def test_aggregates_are_the_closed_forms(tmp_path, report):
-    """Four seeds on two datasets: an interquartile mean of eight scores leaves two out at either end."""
-    scores = {"Base": (0, 10, 20, 30, 40, 50, 60, 110), "DyDiff-S": (61, 62, 63, 64, 65, 66, 67, 120)}
+    """Five seeds on two datasets: an interquartile mean of ten scores leaves two out at either end."""
+    scores = {"Base": (0, 10, 20, 30, 40, 50, 60, 70, 80, 110), "DyDiff-S": (61, 62, 63, 64, 65, 66, 67, 68, 69, 120)}
     for method, values in scores.items():
         for i, value in enumerate(values):
-            write_run(tmp_path / f"runs/{method}{i}", (0, 0, value), method, i % 4, dataset=f"d{i // 4}")
+            write_run(tmp_path / f"runs/{method}{i}", (0, 0, value), method, i % 5, dataset=f"d{i // 5}")
     text = report()
     assert "Over d0:" in text and "Over d1:" in text and (tmp_path / "out/td3bc_profiles.png").stat().st_size > 5000
     rows = table(text, "Over d0, d1:")
@@ -119,13 +121,13 @@ def test_aggregates_are_the_closed_forms(tmp_path, report):
     points = {key: dict(zip(names, (float(cell.split()[0]) for cell in cells if cell), strict=False))
               for key, cells in rows.items() if key in scores}  # fmt: skip
     base = np.array(scores["Base"]) / 100
-    assert points["Base"]["IQM"] == pytest.approx(0.35)
+    assert points["Base"]["IQM"] == pytest.approx(0.45)
     assert points["Base"]["mean"] == pytest.approx(base.mean(), abs=1e-3)
     assert points["Base"]["optimality gap"] == pytest.approx((1 - base.clip(max=1)).mean(), abs=1e-3)
-    # On each dataset, 16 pairs of runs: all are won on the first; on the second all but the three against 110.
-    assert points["DyDiff-S"]["P(> Base)"] == pytest.approx((16 + 13) / 32, abs=1e-3)
+    # On each dataset, 25 pairs: all are won on the first; on the second two by each of four runs, five by the last.
+    assert points["DyDiff-S"]["P(> Base)"] == pytest.approx((25 + 4 * 2 + 5) / 50, abs=1e-3)
     low, high = map(float, rows["Base"][0].partition("[")[2].rstrip("]").split(", "))
-    assert 0.05 < low < 0.35 < high < 0.65
+    assert 0.1 < low < 0.45 < high < 0.8
 
 
 def test_settings_that_vary_set_runs_apart_and_are_drawn(tmp_path, report):
@@ -351,3 +353,45 @@ def test_logs_that_are_given_twice_do_not_change_what_is_usual(tmp_path, monkeyp
 def test_the_papers_numbers_are_there():
     scores = paper_scores()
     assert len(scores) == 135 and scores["maze2d-large-v1", "diffql", "DyDiff-S"] == (197, 15)  # percent, as ours
+
+
+def test_a_report_for_a_paper(tmp_path, report):
+    """Names of one's own, vector plots, LaTeX, the same bytes twice."""
+    for seed in range(5):
+        write_run(tmp_path / f"runs/base{seed}", (0, 0, 50 + seed), seed=seed)
+        write_run(tmp_path / f"runs/ours{seed}", (0, 0, 60 + seed), "DyDiff-S", seed)
+    options = ("--labels", '{"Base": "TD3+BC", "DyDiff-S": "50% & more"}', "--formats", "[pdf,svg]")
+    text = report(*options)
+    assert table(text, "Score of the last")["50% & more"] == ["62.0 ± 1.6 (5)"] and "DyDiff-S" not in text
+    assert "td3bc_curves.pdf" in text and "P(> TD3+BC)" in text
+    assert (tmp_path / "out/td3bc_profiles.svg").is_file() and not list((tmp_path / "out").glob("*.png"))
+    latex = (tmp_path / "out/tables.tex").read_text()
+    assert r"50\% \& more & 62.0 $\pm$ 1.6 (5) \\" in latex and latex.count(r"\begin{tabular}") == 1
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    report(*options)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [('{"DyDif": "ours"}', "No method is labelled 'DyDif'"), ('{"Base": "x", "DyDiff-S": "x"}', "the same name")],
+)
+def test_labels_that_cannot_be_given(tmp_path, capsys, labels, message):
+    write_run(tmp_path / "runs/base", (0, 0, 50))
+    write_run(tmp_path / "runs/ours", (0, 0, 60), "DyDiff-S")
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--labels", labels]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_report_says_what_its_runs_were_computed_with(place, tmp_path):
+    import torch
+
+    options = ("--rollout=null", "--trainer.max_epochs=1")
+    assert main(["fit", "--config", "run.yaml", *QUIET, *options]) == 0
+    write_run(tmp_path / "runs/earlier", (0, 0, 50))
+    assert main(["report", "runs", "--out", "out"]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    found = table(text, "Recorded by 1 of 2 runs.")
+    assert found["torch"] == [torch.__version__] and found["processor"][0].endswith("cores")
+    assert main(["report", "out/runs.jsonl", "--out", "again"]) == 0
+    assert (tmp_path / "again/report.md").read_text() == text
