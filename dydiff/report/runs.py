@@ -100,6 +100,13 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     for run in runs:
         groups[run.agent, run.method][run.dataset].append(run)
     varied = {group: set().union(*map(_varied, datasets.values())) for group, datasets in groups.items()}
+    for agent, method in varied:  # settings that all methods have set a method apart even where all its runs share them
+        together: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            if run.agent == agent:
+                together[run.dataset].append(run)
+        common = set().union(*map(_varied, together.values()))
+        varied[agent, method] |= {key for key in common if not key.startswith("rollout.")}
     names = _short(set().union(*varied.values()))
     usual = {agent: _usual([run for run in runs if run.agent == agent]) for agent, _ in groups}
     told = []

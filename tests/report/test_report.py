@@ -17,7 +17,15 @@ STEPS = (100, 200, 300)
 
 
 def write_run(
-    folder, scores, method="Base", seed=0, dataset="hopper-medium-replay-v2", planned=300, split_seed=0, **settings
+    folder,
+    scores,
+    method="Base",
+    seed=0,
+    dataset="hopper-medium-replay-v2",
+    planned=300,
+    split_seed=0,
+    lr=0.1,
+    **settings,
 ):
     """The log folder of a run with Lightning's CSV logger."""
     rollout = {"class_path": "lightning.pytorch.callbacks.Callback"}
@@ -29,7 +37,7 @@ def write_run(
         rollout = {"class_path": "x", "init_args": {"synthesizer": synthesizer, "filter": filter if initial else None}}
     config = {
         "seed_everything": seed, "name": str(folder), "trainer": {"max_epochs": 3, "devices": seed + 1},
-        "model": {"class_path": "dydiff.agents.TD3BC", "init_args": {"lr": 0.1}},
+        "model": {"class_path": "dydiff.agents.TD3BC", "init_args": {"lr": lr}},
         "data": {"class_path": "x", "init_args": {
             "updates_per_epoch": planned // 3,
             "source": {"class_path": "x", "init_args": {"path": str(folder), "split_seed": split_seed}}}},
@@ -165,6 +173,15 @@ def test_what_most_runs_share_is_not_told(tmp_path, report):
         ("DyDiff-S", "num_corrections"): {0: [10, 10], 1: [0, 0], 2: [20, 20]},
         ("DyDiff-S", "length"): {8: [30, 30], 32: [0, 0]},
     }
+
+
+def test_an_agents_setting_sets_a_method_apart_that_has_it_in_all_runs(tmp_path):
+    """Of methods compared with one learning rate and one with another, the other is named."""
+    for seed in range(2):
+        write_run(tmp_path / f"base{seed}", (0, 0, 50), seed=seed)
+        write_run(tmp_path / f"soft{seed}", (0, 0, 50), "DyDiff-S", seed)
+        write_run(tmp_path / f"hard{seed}", (0, 0, 50), "DyDiff-H", seed, lr=0.5)
+    assert {run.label for run in read_runs([str(tmp_path)])} == {"Base", "DyDiff-S", "DyDiff-H, lr=0.5"}
 
 
 def test_a_label_means_the_same_on_every_dataset(tmp_path):
