@@ -37,7 +37,7 @@ def learning_curves(grouped: Grouped, datasets: Sequence[str], title: str) -> "F
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colours[index], alpha=0.15, linewidth=0)
         axes.set(title=dataset, xlabel="updates", ylabel="score")
         axes.grid(alpha=0.3)
-    _legend_below(figure, 2 * len(datasets))
+    _legend_below(figure)
     figure.suptitle(title)
     return figure
 
@@ -56,15 +56,17 @@ def performance_profiles(grouped: Grouped, datasets: Sequence[str], title: str) 
         axes.fill_between(100 * levels, *bands[label], color=colour, alpha=0.15, linewidth=0)
     axes.set(title=title, xlabel="score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    _legend_below(figure, 2)
+    _legend_below(figure)
     return figure
 
 
-def _legend_below(figure: "Figure", columns: int) -> None:
+def _legend_below(figure: "Figure") -> None:
     """One legend for all panels below them: the figure grows by it, so that it is whole however many lines it has."""
     handles = {
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
+    longest = max(map(len, handles), default=0)
+    columns = max(1, int(figure.get_figwidth() / (0.075 * longest + 0.6)))  # inches of a character, and of a line
     rows = -(-len(handles) // columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * rows)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
