@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -23,6 +24,7 @@ _LISTS = ("trainer.callbacks", "trainer.logger", "trainer.plugins")
 _PRINT = "--print_config"
 _BOOKKEEPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
+    r"|Expected a path but [{\[]"  # of settings that are no file's name
 )
 
 
@@ -78,7 +80,10 @@ class ConfigFile(ActionConfigFile):
         alone = config.clone()
         for key in earlier:
             alone[key] = None
-        super().__call__(parser, config, path, option)
+        try:
+            super().__call__(parser, config, path, option)
+        except UserError as error:
+            raise UserError(f"{path}: {error}" if os.path.isfile(path) else str(error)) from error
         if any(config[key] and len(config[key]) == len(value) for key, value in earlier.items()):
             super().__call__(parser, alone, path, option)
             for key in earlier:
@@ -109,15 +114,16 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         message: What jsonargparse says; nested over many lines where a class has a wrong argument.
         known_keys: All keys of the command, to suggest from.
     """
-    if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: -*([\w.]+)", message):
-        key = unknown[1] or unknown[2]
-        known = {known for known in known_keys if known.count(".") <= key.count(".")}
-        return f"Unknown key '{key}'.{did_you_mean(key, known)}"
+    group = r"(?:Group '([^']+)' )?does not accept option '([^']+)'"
+    if unknown := re.search(rf"{group}|unrecognized arguments: -*([\w.]+)", message):
+        return _unknown_key(unknown[3] or ".".join(filter(None, (unknown[1], unknown[2]))), known_keys)
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if where == "seed_everything":
         return "seed_everything must be a whole number, or true for a random one."
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
+        if not where:  # of a file, at its outermost level
+            return _unknown_key(unknown[1], known_keys)
         suggestion = _suggest(unknown[1], classes[-1]) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
@@ -140,6 +146,15 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
     told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
     return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
+
+
+def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
+    """What to say of a key that a command does not have; of one in a group that is not there either, the group."""
+    known = {known for known in known_keys if known.count(".") <= key.count(".")}
+    group = key.partition(".")[0]
+    if not any(each.partition(".")[0] == group for each in known):
+        key, known = group, {each.partition(".")[0] for each in known}
+    return f"Unknown key '{key}'.{did_you_mean(key, known)}"
 
 
 def _suggest(key: str, class_path: str) -> str:
