@@ -29,6 +29,7 @@ _MACHINE_KEYS = {
 # Those of a whole run: its place, what it resumes from, and how its updates are computed.
 _PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile", "threads"}
 _NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # what null was in earlier versions
+_OURS = ("dydiff.", "callbacks.")
 _FILES = (".yaml", ".yml", ".hdf5", ".npz")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -122,7 +123,7 @@ def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             settings = {**settings, "init_args": _defaults(settings["class_path"]) | (settings.get("init_args") or {})}
         for key, value in settings.items():
             if key == "class_path" and value is not None:
-                value = address(str(value))
+                value = address(str(value), _OURS)
             yield from _flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
     else:
         is_file = isinstance(settings, (str, Path_fr)) and str(settings).endswith(_FILES)
@@ -166,12 +167,13 @@ def class_at(path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def address(path: str) -> str:
-    """The module and name where one of our classes is defined; any other path stays as it is.
+def address(path: str, packages: tuple[str, ...] = ("dydiff.",)) -> str:
+    """The module and name where a class of our packages is defined; any other path stays as it is.
 
     Settings are compared and hashed by it, so that ``dydiff.agents.TD3BC`` and ``dydiff.agents.td3bc.TD3BC`` are one.
+    Callbacks have one address where they are compared, but not in hashes, whose values must not change.
     """
-    if not path.startswith("dydiff."):
+    if not path.startswith(packages):
         return path
     try:
         found = class_at(path)

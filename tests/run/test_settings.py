@@ -117,6 +117,7 @@ def test_a_value_that_only_one_side_has_set_otherwise_is_found(settings, data):
         ("threads", 8),
         ("compile", True),
         ("model.class_path", "dydiff.agents.td3bc.TD3BC"),
+        ("rollout.class_path", "callbacks.rollout.SyntheticRollout"),
         ("data.init_args.source.init_args.path", "/there/a.hdf5"),
         ("model.init_args.gamma", 0.99),  # its default
     ],
@@ -134,7 +135,7 @@ def test_place_machine_and_spelling_do_not_count(key, value):
         ("model.init_args.gamma", 0.9, "model.gamma 0.99, this command says 0.9"),
         ("model.init_args.hidden_sizes", [16], "model.hidden_sizes [16, 16], this command says [16]"),
         ("data.init_args.source.init_args.path", "/here/b.hdf5", "data.source.path a.hdf5, this command says b.hdf5"),
-        ("rollout", None, "rollout.class_path callbacks.SyntheticRollout, this command says None"),
+        ("rollout", None, "rollout.class_path callbacks.rollout.SyntheticRollout, this command says None"),
         ("pretrained_seed", 2, "pretrained_seed None, this command says 2"),
     ],
 )
@@ -162,6 +163,8 @@ def test_a_class_that_is_there_no_longer_is_compared_by_its_name():
 
 
 def test_classes_within_lists_have_one_address():
+    """But for callbacks: what is hashed must stay as it was when models were trained."""
+    assert addressed({"class_path": "callbacks.LastCheckpoint"}) == {"class_path": "callbacks.LastCheckpoint"}
     settings = [{"class_path": "dydiff.agents.TD3BC", "init_args": {"inner": {"class_path": "x.Y"}}}]
     assert addressed(settings) == [
         {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"inner": {"class_path": "x.Y"}}}

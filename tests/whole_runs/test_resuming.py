@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny import QUIET, part_config, write_yaml
 from whole_run import TRANSITIONS, fit, scalars, weights
 
@@ -108,7 +109,7 @@ def test_going_on_with_other_settings_is_refused(place, capsys):
     assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt", "--model=dydiff.agents.CQL") == 2
     assert "was made by" in capsys.readouterr().err
     assert fit("--ckpt_path=last", "--rollout", "null") == 2
-    assert "rollout.class_path callbacks.SyntheticRollout, this command" in capsys.readouterr().err
+    assert "rollout.class_path callbacks.rollout.SyntheticRollout, this command" in capsys.readouterr().err
     assert len(list(Path("runs/run").iterdir())) == 1
 
 
@@ -125,3 +126,58 @@ def test_of_several_runs_of_a_name_the_last_with_the_commands_settings_goes_on(p
     both = (f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("run", "again"))
     states = [torch.load(path, weights_only=True)["state_dict"] for path in both]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+EARLIER = {  # where classes were named before packages gave them shorter paths
+    "dydiff.agents.TD3BC": "dydiff.agents.td3bc.TD3BC",
+    "dydiff.data.MixedDataModule": "dydiff.data.mixed.MixedDataModule",
+    "dydiff.data.LocalSource": "dydiff.data.local.LocalSource",
+    "dydiff.rollout.DyDiff": "dydiff.rollout.dydiff.DyDiff",
+    "dydiff.rollout.Softmax": "dydiff.rollout.filters.Softmax",
+    "callbacks.SyntheticRollout": "callbacks.rollout.SyntheticRollout",
+    "callbacks.LastCheckpoint": "callbacks.checkpoint.LastCheckpoint",
+}
+
+
+def with_earlier_paths(saved):
+    """Saved settings as the version wrote them that named classes by their modules."""
+    if isinstance(saved, dict):
+        return {key: with_earlier_paths(value) for key, value in saved.items()}
+    if isinstance(saved, list):
+        return [with_earlier_paths(value) for value in saved]
+    return EARLIER.get(saved, saved) if isinstance(saved, str) else saved
+
+
+def test_a_run_whose_classes_had_longer_paths_is_resumed_and_scored(place, capsys):
+    """By its name and by its checkpoint; its pretrained models are found, and it ends as one without a break."""
+    assert fit("--trainer.max_epochs=2") == 0
+    run, changed = Path("runs/run/version_0"), set()
+    for name in ("config.yaml", "hparams.yaml"):
+        settings = yaml.safe_load((run / name).read_text())
+        write_yaml(run / name, with_earlier_paths(settings))
+        changed |= {path for path in EARLIER.values() if path in (run / name).read_text()}
+        assert not any(f"{path}\n" in (run / name).read_text() for path in EARLIER)
+    assert changed == set(EARLIER.values())
+    checkpoint = run / "checkpoints/last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    earlier = content | {"hyper_parameters": with_earlier_paths(dict(content["hyper_parameters"]))}
+    assert earlier["hyper_parameters"]["_class_path"] == "dydiff.agents.td3bc.TD3BC"
+    torch.save(earlier, checkpoint)
+    shutil.copytree(run, "runs/by_config/version_0")
+
+    capsys.readouterr()
+    assert fit("--ckpt_path=last") == 0
+    assert capsys.readouterr().out.count("reuse") == 3
+    own_config = ["fit", "--config", "runs/by_config/version_0/config.yaml", "--name=by_config", *QUIET]
+    assert main([*own_config, "--trainer.max_epochs=3", "--ckpt_path=last"]) == 0
+    assert fit("--name=whole") == 0
+    names = ("run", "by_config", "whole")
+    assert [len(list(Path("runs", name).iterdir())) for name in names] == [1, 1, 1]
+    resumed, by_config, whole = (
+        torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True) for name in names
+    )
+    for key in ("state_dict", "optimizer_states", "MixedDataModule"):
+        torch.testing.assert_close(resumed[key], whole[key], atol=0, rtol=0, msg=key)
+        torch.testing.assert_close(by_config[key], whole[key], atol=0, rtol=0, msg=key)
+    write_yaml(run / "config.yaml", with_earlier_paths(yaml.safe_load((run / "config.yaml").read_text())))
+    assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]) == 0
