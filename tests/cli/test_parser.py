@@ -23,7 +23,7 @@ class Shape(ABC):
 
 
 class Circle(Shape):
-    def __init__(self, radius: float = 1.0, colour: str = "red", inner: Shape | None = None):
+    def __init__(self, radius: float = 1.0, colour: str = "red", inner: Shape | None = None, width: int | None = 2):
         self.radius = radius
 
     def area(self):
@@ -83,6 +83,7 @@ CIRCLE = "--shape=test_parser.Circle"
     [
         (["--trainer.max_epoch=3"], "Unknown key 'trainer.max_epoch'. Did you mean trainer.max_epochs, "),
         (["--trainers.max_epochs=3"], "Unknown key 'trainers'. Did you mean trainer?"),
+        (["--trainer=3"], "Unknown key 'trainer'. Known: config, file, print_config"),
         (["word"], "Unknown key 'word'. Known: config, file, print_config"),
         (["--seed_everything=x"], "seed_everything must be a whole number, or true for a random one."),
         (["--trainer.max_epochs=many"], "trainer.max_epochs: Expected a <class 'int'>. Got value: many"),
@@ -100,7 +101,7 @@ def test_a_wrong_option(args, line):
         ([CIRCLE, "--shape.radios=2"], "Unknown key 'radios' in shape (test_parser.Circle). Did you mean radius?"),
         ([CIRCLE, "--shape.side=2"], "Unknown key 'side' in shape (test_parser.Circle). It is an argument of Square."),
         ([CIRCLE, "--shape.qqq=2"],
-         "Unknown key 'qqq' in shape (test_parser.Circle). Known: colour, inner, radius."),
+         "Unknown key 'qqq' in shape (test_parser.Circle). Known: colour, inner, radius, width."),
         ([CIRCLE, "--shape.radius=big"], "shape.radius: Expected a <class 'float'>. Got value: big"),
         ([CIRCLE, "--shape.inner=test_parser.Square", "--shape.inner.side=x"],
          "shape.inner.side: Expected a <class 'int'>. Got value: x"),
@@ -200,6 +201,18 @@ def test_an_option_that_names_a_rollout_replaces_it_whole(tmp_path, monkeypatch,
     made = parse(*config, f"--{key}=test_parser.Circle", f"--{key}.colour=blue", f"--{key}.radius", "2")[key].init_args
     assert (made.radius, made.colour) == (2.0, "blue")
     assert parse(*config, f"--{key}=null")[key] is None
+
+
+def test_of_two_options_that_name_a_rollout_the_later_counts_alone():
+    circle = "--rollout=test_parser.Circle"
+    assert parse(circle, "--rollout.colour=green", circle).rollout.init_args.colour == "red"
+    assert parse(circle, circle, "--rollout.colour=green").rollout.init_args.colour == "green"
+
+
+def test_null_reaches_a_class_within_a_class():
+    inner = "--shape.inner=test_parser.Circle"
+    assert parse(CIRCLE, inner).shape.init_args.inner.init_args.width == 2
+    assert parse(CIRCLE, inner, "--shape.inner.width=null").shape.init_args.inner.init_args.width is None
 
 
 @pytest.mark.parametrize("option", ["--trainer.logger", "--trainer.logger+"])
