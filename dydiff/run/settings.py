@@ -29,7 +29,6 @@ _MACHINE_KEYS = {
 # Those of a whole run: its place, what it resumes from, and how its updates are computed.
 _PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile", "threads"}
 _NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # what null was in earlier versions
-_OURS = ("dydiff.", "callbacks.")
 _FILES = (".yaml", ".yml", ".hdf5", ".npz")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -77,8 +76,11 @@ def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | N
         says: Those of the command; what only one of both knows does not count.
     """
     for key in made_with:
-        if key in says and str(made_with[key]) != str(says[key]):
-            return f"{key} {made_with[key]}, this command says {says[key]}"
+        if key not in says or str(made_with[key]) == str(says[key]):
+            continue
+        if key.endswith("class_path") and _defined_at(str(made_with[key])) == _defined_at(str(says[key])):
+            continue
+        return f"{key} {made_with[key]}, this command says {says[key]}"
     return None
 
 
@@ -123,7 +125,7 @@ def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             settings = {**settings, "init_args": _defaults(settings["class_path"]) | (settings.get("init_args") or {})}
         for key, value in settings.items():
             if key == "class_path" and value is not None:
-                value = address(str(value), _OURS)
+                value = address(str(value))
             yield from _flat(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
     else:
         is_file = isinstance(settings, (str, Path_fr)) and str(settings).endswith(_FILES)
@@ -167,13 +169,17 @@ def class_at(path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def address(path: str, packages: tuple[str, ...] = ("dydiff.",)) -> str:
-    """The module and name where a class of our packages is defined; any other path stays as it is.
+def address(path: str) -> str:
+    """The module and name where one of our classes is defined; any other path stays as it is.
 
     Settings are compared and hashed by it, so that ``dydiff.agents.TD3BC`` and ``dydiff.agents.td3bc.TD3BC`` are one.
-    Callbacks have one address where they are compared, but not in hashes, whose values must not change.
+    Callbacks keep the path that a config gives them: hashes must not change.
     """
-    if not path.startswith(packages):
+    return _defined_at(path) if path.startswith("dydiff.") else path
+
+
+def _defined_at(path: str) -> str:
+    if not path.startswith(("dydiff.", "callbacks.")):  # nobody else's module is imported to compare its name
         return path
     try:
         found = class_at(path)

@@ -78,7 +78,7 @@ def test_a_run_saved_with_the_callback_that_does_nothing_is_one_without_rollout(
     assert config["rollout"] is None
     write_yaml(saved, config | {"rollout": {"class_path": "lightning.pytorch.callbacks.Callback"}})
     assert fit("--ckpt_path=last") == 2
-    assert "rollout.class_path None, this command says callbacks.rollout.SyntheticRollout" in capsys.readouterr().err
+    assert "rollout.class_path None, this command says callbacks.SyntheticRollout" in capsys.readouterr().err
     assert main(["fit", "--config", str(saved), "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
     assert fit("--rollout=null", "--ckpt_path=last") == 0
     assert len(list(Path("runs/run").iterdir())) == 1 and weights(0)["num_updates"] == 18

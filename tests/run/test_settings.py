@@ -135,7 +135,7 @@ def test_place_machine_and_spelling_do_not_count(key, value):
         ("model.init_args.gamma", 0.9, "model.gamma 0.99, this command says 0.9"),
         ("model.init_args.hidden_sizes", [16], "model.hidden_sizes [16, 16], this command says [16]"),
         ("data.init_args.source.init_args.path", "/here/b.hdf5", "data.source.path a.hdf5, this command says b.hdf5"),
-        ("rollout", None, "rollout.class_path callbacks.rollout.SyntheticRollout, this command says None"),
+        ("rollout", None, "rollout.class_path callbacks.SyntheticRollout, this command says None"),
         ("pretrained_seed", 2, "pretrained_seed None, this command says 2"),
     ],
 )
@@ -160,6 +160,13 @@ def test_a_class_that_is_there_no_longer_is_compared_by_its_name():
         "model.class_path dydiff.agents.Go"
     )
     assert address("dydiff.agents.Gone") == "dydiff.agents.Gone" and address("dydiff.gone.TD3BC") == "dydiff.gone.TD3BC"
+
+
+def test_comparing_a_class_of_others_does_not_import_it(tmp_path, monkeypatch):
+    (tmp_path / "strange_module.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = differ(changed("rollout.class_path", "strange_module.Rollout"), RUN)
+    assert said == "rollout.class_path strange_module.Rollout, this command says callbacks.SyntheticRollout"
 
 
 def test_classes_within_lists_have_one_address():

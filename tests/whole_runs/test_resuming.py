@@ -109,7 +109,7 @@ def test_going_on_with_other_settings_is_refused(place, capsys):
     assert fit("--ckpt_path=runs/run/version_0/checkpoints/last.ckpt", "--model=dydiff.agents.CQL") == 2
     assert "was made by" in capsys.readouterr().err
     assert fit("--ckpt_path=last", "--rollout", "null") == 2
-    assert "rollout.class_path callbacks.rollout.SyntheticRollout, this command" in capsys.readouterr().err
+    assert "rollout.class_path callbacks.SyntheticRollout, this command" in capsys.readouterr().err
     assert len(list(Path("runs/run").iterdir())) == 1
 
 
