@@ -76,11 +76,8 @@ def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | N
         says: Those of the command; what only one of both knows does not count.
     """
     for key in made_with:
-        if key not in says or str(made_with[key]) == str(says[key]):
-            continue
-        if key.endswith("class_path") and _defined_at(str(made_with[key])) == _defined_at(str(says[key])):
-            continue
-        return f"{key} {made_with[key]}, this command says {says[key]}"
+        if key in says and _defined_at(str(made_with[key])) != _defined_at(str(says[key])):
+            return f"{key} {made_with[key]}, this command says {says[key]}"
     return None
 
 

@@ -165,6 +165,7 @@ def test_a_class_that_is_there_no_longer_is_compared_by_its_name():
 def test_comparing_a_class_of_others_does_not_import_it(tmp_path, monkeypatch):
     (tmp_path / "strange_module.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
+    assert difference({"rule": "dydiff.data.never"}, {"rule": "dydiff.data.termination.never"}) is None
     said = differ(changed("rollout.class_path", "strange_module.Rollout"), RUN)
     assert said == "rollout.class_path strange_module.Rollout, this command says callbacks.SyntheticRollout"
 
