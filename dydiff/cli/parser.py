@@ -1,4 +1,4 @@
-"""A parser whose errors are one line for people, with the right keys named."""
+"""A parser whose errors are one line and suggest the right key."""
 
 import importlib
 import inspect
@@ -24,15 +24,15 @@ _LISTS = ("trainer.callbacks", "trainer.logger", "trainer.plugins")
 _PRINT = "--print_config"
 _BOOKKEEPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
-    r"|Expected a path but [{\[]"  # of settings that are no file's name
+    r"|Expected a path but [{\[]"  # the value is settings, not the name of a file
 )
 
 
 class Parser(LightningArgumentParser):
-    """Ends in one line for people instead of the usage of three hundred options."""
+    """Raises an error of one line instead of printing the usage of three hundred options."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        if not self.exit_on_error:  # an attempt inside jsonargparse, which expects its own exception
+        if not self.exit_on_error:  # jsonargparse makes an attempt and expects its exception
             super().error(message, ex)
         raise UserError(explain(message, self._keys())) from ex
 
@@ -45,7 +45,7 @@ class Parser(LightningArgumentParser):
         try:
             config = super().parse_args([each for each in given if each not in prints], *rest, **options)
         except UserError:
-            if prints:  # settings that lack a required one can be printed
+            if prints:  # settings without a required one can be printed, too
                 super().parse_args(given, *rest, **options)
             raise
         for key, replacing in _replacing(given).items():
@@ -60,7 +60,7 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, class_type: type, *args: Any, **options: Any) -> list[str]:
         """Adds the arguments of a class; jsonargparse calls it for every class that a setting names.
 
-        A logger that writes files requires a ``save_dir``. A run replaces it by its own folder: nobody has to name one.
+        A logger that writes files requires a ``save_dir``. A run replaces it by its folder, so it has a default here.
         """
         added = super().add_class_arguments(class_type, *args, **options)
         if "save_dir" in added and inspect.isclass(class_type) and issubclass(class_type, FILE_LOGGERS):
@@ -111,7 +111,7 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     """A parser's message in one line.
 
     Args:
-        message: What jsonargparse says; nested over many lines where a class has a wrong argument.
+        message: The message of jsonargparse, of many lines where a class has a wrong argument.
         known_keys: All keys of the command, to suggest from.
     """
     group = r"(?:Group '([^']+)' )?does not accept option '([^']+)'"
@@ -122,7 +122,7 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         return "seed_everything must be a whole number, or true for a random one."
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
-        if not where:  # of a file, at its outermost level
+        if not where:  # the key is at the outermost level of a file
             return _unknown_key(unknown[1], known_keys)
         suggestion = _suggest(unknown[1], classes[-1]) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
@@ -140,16 +140,16 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         lacking = ", ".join(methods) or "what a class of its kind needs"
         return f"{where}: {name} cannot be made, as it lacks {lacking}: name a class that has it."
     lines = [line.strip(" -") for line in message.splitlines()]
-    told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
-    if value and re.fullmatch(r"[\w]+(\.(?!ya?ml$)\w+)+", value[1]):  # it was never meant for a path
-        told = [line for line in told if "Expected a path but" not in line] or told
-        told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
-    told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
-    return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
+    reasons = [line for line in lines if line and not _BOOKKEEPING.match(line)]
+    if value and re.fullmatch(r"[\w]+(\.(?!ya?ml$)\w+)+", value[1]):  # the user did not mean a path
+        reasons = [line for line in reasons if "Expected a path but" not in line] or reasons
+        reasons = [line.replace("Import path does not", f"{value[1]} does not") for line in reasons]
+    reasons = reasons or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
+    return f"{where}: {'; '.join(reasons)}" if where else "; ".join(reasons)
 
 
 def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
-    """What to say of a key that a command does not have; of one in a group that is not there either, the group."""
+    """The message for an unknown key; where its group is unknown, too, it names the group."""
     known = {known for known in known_keys if known.count(".") <= key.count(".")}
     group = key.partition(".")[0]
     if not any(each.partition(".")[0] == group for each in known):
@@ -158,7 +158,7 @@ def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
 
 
 def _suggest(key: str, class_path: str) -> str:
-    """The classes of the same kind that have an argument, else the class's own arguments that are near to it."""
+    """Name the classes of the same kind that have an argument, else similar arguments of the class itself."""
     base = next((base for base in class_at(class_path).__mro__[1:] if inspect.isabstract(base)), None)
     kinds: list[type] = base.__subclasses__() if base is not None else []
     siblings = [f"{kind.__module__}.{kind.__name__}" for kind in kinds if kind.__name__ == kind.__qualname__]
@@ -167,7 +167,7 @@ def _suggest(key: str, class_path: str) -> str:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """An error that the user can fix, however deep a library has wrapped it; Lightning's own misconfigurations, too."""
+    """The error that the user can fix, however deep a library has wrapped it; Lightning's misconfigurations count."""
     cause = error
     while cause is not None:
         if isinstance(cause, UserError):

@@ -100,15 +100,15 @@ def _agent_report(runs: list[Run], agent: str, folder: Path, num_last: int, reps
     return lines
 
 
-def _table(grouped: Grouped, datasets: Sequence[str], figure: Callable[[Run], float]) -> list[str]:
-    """A figure of every label on every dataset, with the mean of several datasets."""
+def _table(grouped: Grouped, datasets: Sequence[str], metric: Callable[[Run], float]) -> list[str]:
+    """A metric of every label on every dataset, with the mean over datasets where there are several."""
     rows = []
     for dataset in datasets:
-        cells = [spread([figure(run) for run in runs[dataset]]) if dataset in runs else "" for runs in grouped.values()]
+        cells = [spread([metric(run) for run in runs[dataset]]) if dataset in runs else "" for runs in grouped.values()]
         rows.append([dataset, *cells])
     if len(datasets) > 1:
         means = [
-            f"{fmean(fmean(figure(run) for run in runs[dataset]) for dataset in datasets):.1f}"
+            f"{fmean(fmean(metric(run) for run in runs[dataset]) for dataset in datasets):.1f}"
             if set(datasets) <= set(runs)
             else ""
             for runs in grouped.values()
@@ -141,13 +141,13 @@ def _paper(agent: str, grouped: Grouped, datasets: Sequence[str]) -> list[str]:
 
 
 def _intervals(grouped: Grouped, datasets: Sequence[str], scores: str, reps: int) -> list[str]:
-    """The aggregate scores of labels that all have several seeds on the datasets; nothing to say of fewer than two."""
+    """The aggregate scores of labels that all have several seeds on the datasets; nothing for fewer than two."""
     if len(grouped) < 2:
         return []
-    figures = aggregate(grouped, datasets, reps)
-    names = list(dict.fromkeys(name for each in figures.values() for name in each))
+    intervals = aggregate(grouped, datasets, reps)
+    names = list(dict.fromkeys(name for each in intervals.values() for name in each))
     rows = []
-    for label, each in figures.items():
+    for label, each in intervals.items():
         cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*each[name]) if name in each else "" for name in names)
         rows.append([label, *cells])
     title = (
@@ -161,6 +161,6 @@ def _write_scores(runs: Sequence[Run], path: Path) -> None:
     rows = []
     for run in runs:
         setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
-        figures = run.last, run.end, run.best, run.log.minutes
-        rows.append([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])
+        numbers = run.last, run.end, run.best, run.log.minutes
+        rows.append([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *numbers])
     write_csv(path, header, rows)
