@@ -34,7 +34,7 @@ from dydiff.utils.errors import UserError, did_you_mean, first_line
 
 
 def functions_of(command: str) -> dict[str, Callable[..., Any]]:
-    """What ``analyze`` or ``collect`` can do: of each module of its folder, the function of the module's name."""
+    """The functions of ``analyze`` or ``collect`` by name: each module of the folder has one, named as the module."""
     package, prefix = _FOLDERS[command]
     names = [module.name for module in pkgutil.iter_modules(import_module(package).__path__)]
     found = {name: getattr(import_module(f"{package}.{name}"), prefix + name, None) for name in sorted(names)}
@@ -44,7 +44,7 @@ def functions_of(command: str) -> dict[str, Callable[..., Any]]:
 def analyze(name: str, args: Sequence[str]) -> None:
     """``analyze <what>``: measure synthetic data, with the pretrained models trained or found as for ``fit``."""
     measure = _function_of("analyze", name)
-    if "source" not in inspect.signature(measure).parameters:  # it is of what other analyses wrote
+    if "source" not in inspect.signature(measure).parameters:  # it reads what other analyses wrote
         _call(measure, _parser("analyze", name, measure), args)
         return
     parser = _analysis_parser(name, measure)
@@ -52,10 +52,10 @@ def analyze(name: str, args: Sequence[str]) -> None:
     models = _analysis_models(config)
     parser.add_instantiator(models.make_synthesizer, Synthesizer)
     made = parser.instantiate_classes(config)
-    if made.get("agent") is not None:  # what is wrong with it is said before models are trained
+    if made.get("agent") is not None:  # a wrong checkpoint is reported before models are trained
         load_agent(made.agent, made.checkpoint, made.source.task)
     elif made.get("checkpoint") is not None:
-        raise UserError("A 'checkpoint' needs the 'agent' that it is of: --agent dydiff.agents.TD3BC, say.")
+        raise UserError("A 'checkpoint' needs its 'agent', for example --agent dydiff.agents.TD3BC.")
     fits.train_missing(models)
     models.load()
     measure(**{key: value for key, value in made.items() if key not in ("config", "runs_dir", "pretrained_seed")})
@@ -78,10 +78,10 @@ def _analysis_models(config: Namespace) -> PretrainedModels:
 
 
 def check(args: Sequence[str]) -> tuple[Namespace, PretrainedModels]:
-    """Settings of a command, and the pretrained models that it needs, without running it.
+    """The settings of a command and the pretrained models that it needs; the command is not run.
 
     Raises:
-        UserError: A wrong setting, or a dataset that cannot be had.
+        UserError: A setting is wrong, or the dataset cannot be loaded.
     """
     try:
         if args[0] == "analyze":
@@ -102,9 +102,9 @@ def check(args: Sequence[str]) -> tuple[Namespace, PretrainedModels]:
 def run_sweep(args: Sequence[str]) -> None:
     """``sweep``: many runs; what follows ``--`` goes to each of them."""
     end = args.index("--") if "--" in args else len(args)
-    own, extra = args[:end], args[end + 1 :]
+    given, extra = args[:end], args[end + 1 :]
     parser = _parser("sweep", "", sweep)
-    _call(sweep, parser, own, check=check, extra=extra)
+    _call(sweep, parser, given, check=check, extra=extra)
 
 
 def collect(name: str, args: Sequence[str]) -> None:
@@ -115,7 +115,7 @@ def collect(name: str, args: Sequence[str]) -> None:
 
 
 def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **given: Any) -> Any:
-    """Call a function with its arguments from the command line, but for those that are given."""
+    """Call a function with its arguments from the command line, except those that are given."""
     parser.add_function_arguments(function, skip=set(given))
     config = parser.parse_args(list(args))
     return function(**{key: value for key, value in config.items() if key != "config"}, **given)
@@ -150,7 +150,7 @@ def _parser(command: str, name: str, function: Callable[..., Any]) -> Parser:
 
 
 def _summary(function: Callable[..., Any]) -> str:
-    """What a docstring says before it comes to the arguments, which are listed by themselves."""
+    """The text of a docstring before its arguments, which the parser lists."""
     return (inspect.getdoc(function) or "").partition("Args:")[0].strip()
 
 
@@ -158,7 +158,7 @@ def _run_function(command: str, run: Callable[[str, Sequence[str]], None], args:
     """Run ``<command> <what> ...``.
 
     Raises:
-        UserError: There is no such thing to do.
+        UserError: The command has no such function.
     """
     name = args[0] if args else ""
     if name in ("-h", "--help"):
@@ -170,10 +170,10 @@ def _run_function(command: str, run: Callable[[str, Sequence[str]], None], args:
 
 
 def _function_of(command: str, name: str) -> Callable[..., Any]:
-    """What a command can do, by its name, or a custom function by its import path.
+    """The function of a command by its name, or a custom function by its import path.
 
     Raises:
-        UserError: There is no such thing.
+        UserError: There is no such function.
     """
     functions = functions_of(command)
     if name in functions:
@@ -200,13 +200,13 @@ def _act_dim(source: EpisodeSource) -> int:
 
 
 def _quieten() -> None:
-    """Drop what Lightning and torch say that no user of a run can act on."""
+    """Drop the messages of Lightning and torch that no user can act on."""
     for message in (
         ".*does not have many workers.*",  # batches are gathered, not loaded
         ".*isinstance\\(treespec, LeafSpec\\).*",
-        ".*sync_dist=True.*",  # what is logged is pooled over ranks already
-        ".*random_state is deprecated.*",  # rliable's own call
-        ".*Experiment logs directory .* exists and is not empty.*",  # that of a resumed run, whose files are kept
+        ".*sync_dist=True.*",  # metrics are pooled over ranks already
+        ".*random_state is deprecated.*",  # rliable causes it
+        ".*Experiment logs directory .* exists and is not empty.*",  # a resumed run keeps its files
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
@@ -259,7 +259,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        args: Command line without the program's name; ``None`` takes the process's own.
+        args: Command line without the program's name; ``None`` takes the process's arguments.
 
     Returns:
         The exit code: 0; 2 where the user can fix the mistake; 1 where another process of a training has died; 130
@@ -268,10 +268,10 @@ def main(args: Sequence[str] | None = None) -> int:
     _quieten()
     try:
         _run(sys.argv[1:] if args is None else args)
-    except SIGTERMException:  # Lightning's, which without a code would pass for success
+    except SIGTERMException:  # Lightning raises it without a code, which would be success
         print("error: Terminated (SIGTERM). Resume with --ckpt_path last.", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt, without its code
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns an interrupt into an exit without its code
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         print("error: Interrupted. Resume with --ckpt_path last.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What ``fit`` does, from the command line to the result."""
+"""The command ``fit``, from its options to the result."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ class AgentFit:
                 rank_zero_info(f"{self.folder} has no checkpoint to resume: a new run starts.")
         self.path = path
         if config.trainer.logger is False:
-            raise UserError("A run without a logger has no folder: name one, lightning.pytorch.loggers.CSVLogger, say.")
+            raise UserError("A run without a logger has no folder: name one, for example CSVLogger.")
 
     def run(self) -> None:
         """Check everything, train the missing models, load all, train the agent."""
@@ -100,7 +100,7 @@ class AgentFit:
             raise
 
     def _check(self, made: DyDiffCLI, source: EpisodeSource) -> None:
-        """What can be known before any training."""
+        """Check all that can be checked before any training."""
         if self.checkpoint is not None:
             self.checkpoint.check_weights(made.model)
         source.load()
@@ -124,7 +124,7 @@ class AgentFit:
             show_result(trainer, log_dir, model_seconds, seconds)
 
     def _run_folder(self, trainer: L.Trainer) -> Path:
-        """That of the run that is resumed, or one that no other run has taken."""
+        """The folder of the run that is resumed, or a new one that no other run has taken."""
         version = self.version
         if version is None:
             version = claim_version(self.folder) if trainer.is_global_zero else 0
@@ -138,7 +138,7 @@ class AgentFit:
         if self.version is not None:
             assert self.checkpoint is not None
             purge_step = self.checkpoint.purge_step
-            for partial in folder.glob("checkpoints/*.part"):  # of a process that has died
+            for partial in folder.glob("checkpoints/*.part"):  # a process that has died left it
                 partial.unlink(missing_ok=True)
         return loggers_of(self.config.trainer.logger, trainer.loggers, folder, purge_step)
 
@@ -150,7 +150,7 @@ class PretrainingFit:
         config: The parsed config of a ``fit``.
 
     Raises:
-        UserError: Runs could not find or use what it would train.
+        UserError: Runs could not find or use the trained model.
     """
 
     def __init__(self, config: Namespace) -> None:
@@ -168,7 +168,8 @@ class PretrainingFit:
         with self.model.lock():
             if self.model.trained:
                 return False
-            path = None if self.config.ckpt_path == "last" else self.config.ckpt_path  # it always resumes its last
+            # A model always resumes from its last checkpoint.
+            path = None if self.config.ckpt_path == "last" else self.config.ckpt_path
             if self.model.interrupted.is_file():
                 path = self.model.interrupted
             checkpoint = checkpoint_to_resume(self.config, path)
@@ -184,7 +185,7 @@ class PretrainingFit:
             ]
             with torch_threads(self.config.threads, made.trainer):
                 seconds = _fit(made, checkpoint)
-            if self.config.trainer.fast_dev_run:  # no epochs were compared
+            if self.config.trainer.fast_dev_run:  # epochs were not compared, so the last weights are kept
                 save({"state_dict": made.model.state_dict()}, self.model.weights)
             elif not made.trainer.interrupted:
                 self._publish(made.trainer, seconds)
@@ -216,7 +217,7 @@ def _fit(made: DyDiffCLI, checkpoint: Checkpoint | None) -> float:
 
 
 def models_of(config: Namespace, source: EpisodeSource) -> PretrainedModels:
-    """The pretrained models of a run, none of them found yet; they are trained on the run's own devices."""
+    """The pretrained models of a run, none added yet; they are trained on the run's devices."""
     machine = {key: config.trainer[key] for key in _MACHINE if config.trainer[key] is not None}
     options = (
         f"--threads={config.threads}",

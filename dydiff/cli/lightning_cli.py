@@ -29,7 +29,7 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 1,
     "enable_model_summary": False,
-    "use_distributed_sampler": False,  # the data modules share out their batches themselves
+    "use_distributed_sampler": False,  # the data modules divide batches over ranks themselves
 }
 _NOT_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 
@@ -87,7 +87,7 @@ def parse(args: Sequence[str]) -> Namespace:
     config = make_parser(args[0]).parse_args(args[1:])
     config.name = config.name or (Path(str(config.config[0])).stem if config.config else "run")
     if config.rollout is not None:
-        if class_of(config.rollout) is Callback:  # what stood for none in earlier versions
+        if class_of(config.rollout) is Callback:  # earlier versions wrote it for no rollout
             config.rollout = None
         else:
             make_absolute(config.rollout)
@@ -100,7 +100,7 @@ class DyDiffCLI(LightningCLI):
 
     Args:
         command: ``fit``, ``validate`` or ``test``.
-        config: The parsed config; a random seed is noted in it.
+        config: The parsed config; a random seed is written to it.
         models: Puts modules, still untrained, in the place of the configs that a synthesizer names.
     """
 

@@ -1,7 +1,8 @@
-"""A parser whose errors are one line for people, with the right keys named."""
+"""A parser whose errors are one line and suggest the right key."""
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -23,14 +24,15 @@ _LISTS = ("trainer.callbacks", "trainer.logger", "trainer.plugins")
 _PRINT = "--print_config"
 _BOOKKEEPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class|Parser key"
+    r"|Expected a path but [{\[]"  # the value is settings, not the name of a file
 )
 
 
 class Parser(LightningArgumentParser):
-    """Ends in one line for people instead of the usage of three hundred options."""
+    """Raises an error of one line instead of printing the usage of three hundred options."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        if not self.exit_on_error:  # an attempt inside jsonargparse, which expects its own exception
+        if not self.exit_on_error:  # jsonargparse makes an attempt and expects its exception
             super().error(message, ex)
         raise UserError(explain(message, self._keys())) from ex
 
@@ -43,7 +45,7 @@ class Parser(LightningArgumentParser):
         try:
             config = super().parse_args([each for each in given if each not in prints], *rest, **options)
         except UserError:
-            if prints:  # settings that lack a required one can be printed
+            if prints:  # settings without a required one can be printed, too
                 super().parse_args(given, *rest, **options)
             raise
         for key, replacing in _replacing(given).items():
@@ -58,7 +60,7 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, class_type: type, *args: Any, **options: Any) -> list[str]:
         """Adds the arguments of a class; jsonargparse calls it for every class that a setting names.
 
-        A logger that writes files requires a ``save_dir``. A run replaces it by its own folder: nobody has to name one.
+        A logger that writes files requires a ``save_dir``. A run replaces it by its folder, so it has a default here.
         """
         added = super().add_class_arguments(class_type, *args, **options)
         if "save_dir" in added and inspect.isclass(class_type) and issubclass(class_type, FILE_LOGGERS):
@@ -78,7 +80,10 @@ class ConfigFile(ActionConfigFile):
         alone = config.clone()
         for key in earlier:
             alone[key] = None
-        super().__call__(parser, config, path, option)
+        try:
+            super().__call__(parser, config, path, option)
+        except UserError as error:
+            raise UserError(f"{path}: {error}" if os.path.isfile(path) else str(error)) from error
         if any(config[key] and len(config[key]) == len(value) for key, value in earlier.items()):
             super().__call__(parser, alone, path, option)
             for key in earlier:
@@ -106,18 +111,19 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
     """A parser's message in one line.
 
     Args:
-        message: What jsonargparse says; nested over many lines where a class has a wrong argument.
+        message: The message of jsonargparse, of many lines where a class has a wrong argument.
         known_keys: All keys of the command, to suggest from.
     """
-    if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: -*([\w.]+)", message):
-        key = unknown[1] or unknown[2]
-        known = {known for known in known_keys if known.count(".") <= key.count(".")}
-        return f"Unknown key '{key}'.{did_you_mean(key, known)}"
+    group = r"(?:Group '([^']+)' )?does not accept option '([^']+)'"
+    if unknown := re.search(rf"{group}|unrecognized arguments: -*([\w.]+)", message):
+        return _unknown_key(unknown[3] or ".".join(filter(None, (unknown[1], unknown[2]))), known_keys)
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if where == "seed_everything":
         return "seed_everything must be a whole number, or true for a random one."
     classes = re.findall(r"Problem with given class_path '([^']+)'", message)
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
+        if not where:  # the key is at the outermost level of a file
+            return _unknown_key(unknown[1], known_keys)
         suggestion = _suggest(unknown[1], classes[-1]) if classes and "." in classes[-1] else ""
         return f"Unknown key '{unknown[1]}' in {where}{f' ({classes[-1]})' if classes else ''}.{suggestion}"
     if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
@@ -134,12 +140,21 @@ def explain(message: str, known_keys: Iterable[str] = ()) -> str:
         lacking = ", ".join(methods) or "what a class of its kind needs"
         return f"{where}: {name} cannot be made, as it lacks {lacking}: name a class that has it."
     lines = [line.strip(" -") for line in message.splitlines()]
-    told = [line for line in lines if line and not _BOOKKEEPING.match(line)]
-    if value and re.fullmatch(r"[\w]+(\.(?!ya?ml$)\w+)+", value[1]):  # it was never meant for a path
-        told = [line for line in told if "Expected a path but" not in line] or told
-        told = [line.replace("Import path does not", f"{value[1]} does not") for line in told]
-    told = told or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
-    return f"{where}: {'; '.join(told)}" if where else "; ".join(told)
+    reasons = [line for line in lines if line and not _BOOKKEEPING.match(line)]
+    if value and re.fullmatch(r"[\w]+(\.(?!ya?ml$)\w+)+", value[1]):  # the user did not mean a path
+        reasons = [line for line in reasons if "Expected a path but" not in line] or reasons
+        reasons = [line.replace("Import path does not", f"{value[1]} does not") for line in reasons]
+    reasons = reasons or [re.sub(r'^Parser key "[^"]+":', "", message.splitlines()[0]).strip()]
+    return f"{where}: {'; '.join(reasons)}" if where else "; ".join(reasons)
+
+
+def _unknown_key(key: str, known_keys: Iterable[str]) -> str:
+    """The message for an unknown key; where its group is unknown, too, it names the group."""
+    known = {known for known in known_keys if known.count(".") <= key.count(".")}
+    group = key.partition(".")[0]
+    if not any(each.partition(".")[0] == group for each in known):
+        key, known = group, {each.partition(".")[0] for each in known}
+    return f"Unknown key '{key}'.{did_you_mean(key, known)}"
 
 
 def _suggest(key: str, class_path: str) -> str:
@@ -158,7 +173,7 @@ def _subclasses(base: type) -> list[type]:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """An error that the user can fix, however deep a library has wrapped it; Lightning's own misconfigurations, too."""
+    """The error that the user can fix, however deep a library has wrapped it; Lightning's misconfigurations count."""
     cause = error
     while cause is not None:
         if isinstance(cause, UserError):

@@ -120,8 +120,8 @@ def _check_callback(kind: type) -> None:
 def check_monitors(config: Namespace, model: type) -> None:
     """Refuse a callback that waits for a metric which nothing logs.
 
-    What an agent logs in ``train/`` or a rollout in ``rollout/`` is known once they run. Of classes from elsewhere,
-    which may log anything, only a name that nearly is a known one is refused.
+    The names in ``train/`` and ``rollout/`` are known only once agent and rollout run. Custom classes may log anything:
+    with them, only a name that is close to a known one is refused.
 
     Raises:
         UserError: A ``monitor`` is misspelt.
@@ -155,10 +155,10 @@ def _is_ours(kind: type) -> bool:
 def library_error(error: BaseException) -> UserError | None:
     """What a library raises because of a setting, in one line; ``None`` where the mistake may be in code.
 
-    It is of a setting if a library raises it while objects are made or right when our command line calls it, if no
-    code of the user's own takes part, and if the training has not begun.
+    A setting is the cause if a library raises the error while objects are made or directly when our command line
+    calls it, if no custom code takes part, and if the training has not begun.
     """
-    if str(error).startswith("Early stopping conditioned on metric"):  # of a metric that is known once it is logged
+    if str(error).startswith("Early stopping conditioned on metric"):  # the metric is known only once it is logged
         return _one_line(error)
     links = list(_chain(error))
     if full := next((link for link in links if isinstance(link, OSError) and link.errno in _DISK_FULL), None):
@@ -181,7 +181,7 @@ def library_error(error: BaseException) -> UserError | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, then what it was raised from, to the first of all."""
+    """An exception, then what it was raised from, back to the first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

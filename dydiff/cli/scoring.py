@@ -1,4 +1,4 @@
-"""What ``validate`` and ``test`` do, from the command line to the result."""
+"""The commands ``validate`` and ``test``, from their options to the result."""
 
 from collections.abc import Sequence
 

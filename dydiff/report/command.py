@@ -100,6 +100,6 @@ def _write_scores(runs: Sequence[Run], path: Path) -> None:
     rows = []
     for run in runs:
         setting = " ".join(f"{key}={value}" for key, value in run.setting.items())
-        figures = run.last, run.end, run.best, run.log.minutes
-        rows.append([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *figures])
+        numbers = run.last, run.end, run.best, run.log.minutes
+        rows.append([run.dataset, run.agent, run.method, setting, run.seed, run.steps[-1], *numbers])
     write_csv(path, header, rows)

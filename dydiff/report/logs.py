@@ -30,8 +30,8 @@ class Log:
         config: Its settings, nested as in its config.yaml.
         scores: Updates and normalised score at each evaluation.
         q_mean: Mean Q value of the last minibatches on record; ``None`` where there is none.
-        minutes: From the first record to the last, without the time between a part of the run that was broken off and
-            the next; ``None`` where the records have no times.
+        minutes: From the first record to the last, without the time between an interruption and the resumption;
+            ``None`` where the records have no times.
         computed_with: Versions and hardware; empty for runs of earlier versions.
     """
 
@@ -63,7 +63,7 @@ def read_logs(paths: Sequence[str]) -> list[Log]:
 
 
 def write_logs(logs: Sequence[Log], path: Path) -> None:
-    """Logs in one file, a line of JSON each; files below the working directory are told from there."""
+    """Write logs to one file, a line of JSON each; folders in the working directory are relative to it."""
     with replacing(path) as part:
         lines = [json.dumps(asdict(log)).replace(f"{Path.cwd()}/", "") for log in logs]
         part.write_text("".join(f"{line}\n" for line in lines))
@@ -116,7 +116,7 @@ def _curves(folder: Path) -> tuple[dict[str, _Curve], float | None]:
 
 
 def _csv_curves(folder: Path) -> dict[str, _Curve]:
-    """From ``metrics.csv`` and those of a run's earlier parts, if it was broken off; what they repeat counts once."""
+    """From ``metrics.csv`` and the tables before each resumption; what several of them have counts once."""
     curves: dict[str, _Curve] = {_SCORE: [], _Q_MEAN: []}
     for table in [*sorted(folder.glob("metrics_*.csv")), *folder.glob("metrics.csv")]:
         with table.open(newline="") as file:
@@ -128,7 +128,7 @@ def _csv_curves(folder: Path) -> dict[str, _Curve]:
 
 
 def _minutes(folder: Path, times: Sequence[float]) -> float | None:
-    """Minutes between records, of which each part of a run has a file with its start in the name."""
+    """Minutes between records. Each start and resumption of a run has a file of records with its time in the name."""
     starts = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
     spans = [late - early for early, late in pairwise(times) if not any(early < start <= late for start in starts)]
     return sum(spans) / 60 if times else None

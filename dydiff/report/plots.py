@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _colours(count: int) -> Sequence[str]:
-    """As many colours as there are lines: matplotlib's own ten, or from one end of a scale to the other."""
+    """As many colours as there are lines: matplotlib's ten, or from one end of a scale to the other."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

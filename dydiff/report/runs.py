@@ -1,4 +1,4 @@
-"""What logs say of agents' runs: which method on what data, with which settings, and its scores."""
+"""Agents' runs as the logs describe them: method, dataset, settings and scores."""
 
 import json
 from collections import Counter, defaultdict
@@ -26,7 +26,7 @@ class Run:
         method: The kind of data: ``Base`` for none, else the synthesizer's class and the filter's, of which the paper
             has the initials, as in ``DyDiff-S``.
         planned: Updates that it was to make until its last evaluation; 0 where steps or hours end it, not epochs: then
-            it counts as it stands.
+            it counts as finished.
         settings: All its settings, flat.
         setting: The settings that some runs of its agent and method differ in on one dataset.
         unusual: Those of them that a run is called by: not those that have the value of most of the agent's runs.
@@ -109,17 +109,17 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
         varied[agent, method] |= {key for key in common if not key.startswith("rollout.")}
     names = _short(set().union(*varied.values()))
     usual = {agent: _usual([run for run in runs if run.agent == agent]) for agent, _ in groups}
-    told = []
+    described = []
     for run in runs:
         keys = sorted(varied[run.agent, run.method])
         setting = {names[key]: run.settings.get(key) for key in keys}
         unusual = frozenset(names[key] for key in keys if run.settings.get(key) != usual[run.agent].get(key, ...))
-        told.append(replace(run, setting=setting, unusual=unusual, num_last=num_last))
-    return told
+        described.append(replace(run, setting=setting, unusual=unusual, num_last=num_last))
+    return described
 
 
 def longest(runs: Sequence[Run]) -> dict[Run, list[Run]]:
-    """Of several runs of the same settings and seed the longest, the last of equal ones; and the others beside it."""
+    """Of several runs with the same settings and seed the longest, the last of equal ones, with the others."""
     same: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         same[run.dataset, run.agent, run.label, run.seed].append(run)
@@ -171,7 +171,7 @@ def _runs(logs: Sequence[Log]) -> Iterator[Run]:
 
 
 def _identity(run: Run) -> str:
-    """The same of what the logs of a run and a file of logs say of it."""
+    """A text that is equal for the logs of a run and for their copy in a file of logs."""
     place = Path(run.log.folder).parts[-2:]
     return json.dumps(
         [place, run.dataset, run.agent, run.method, run.seed, run.settings, run.log.scores], sort_keys=True
@@ -197,7 +197,7 @@ def _planned(config: dict[str, Any]) -> int:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs of one label share: flat settings without the seed, and without what the labels tell already."""
+    """What runs of one label share: flat settings without the seed, and without what is in the labels."""
     return {
         key: value
         for key, value in comparable(config).items()

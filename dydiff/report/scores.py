@@ -1,4 +1,4 @@
-"""Scores by dataset and method, and what can be said over several datasets (rliable)."""
+"""Scores by dataset and method, and their aggregates over datasets (rliable)."""
 
 import csv
 from collections import defaultdict
@@ -26,8 +26,8 @@ def by_label(runs: Sequence[Run]) -> Grouped:
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    told = [run.setting[key] for key in sorted(run.unusual)]
-    numbers = [float(value) if isinstance(value, (int, float)) else 0.0 for value in told]
+    unusual = [run.setting[key] for key in sorted(run.unusual)]
+    numbers = [float(value) if isinstance(value, (int, float)) else 0.0 for value in unusual]
     return run.method != BASE, run.method, sorted(run.unusual), numbers, run.dataset, run.seed
 
 
@@ -46,8 +46,8 @@ def paper_scores() -> dict[tuple[str, str, str], tuple[float, float]]:
         scores = {}
         for row in csv.DictReader(file):
             unit = 100 if row["dataset"].startswith("maze2d") else 1
-            figures = unit * float(row["score_mean"]), unit * float(row["score_std"])
-            scores[row["dataset"], row["agent"], row["method"]] = figures
+            mean_and_deviation = unit * float(row["score_mean"]), unit * float(row["score_std"])
+            scores[row["dataset"], row["agent"], row["method"]] = mean_and_deviation
         return scores
 
 
@@ -90,7 +90,7 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
     points, intervals = seeded(
         rly.get_interval_estimates, scores, lambda x: np.array([function(x) for function in functions]), reps=reps
     )
-    figures: dict[str, dict[str, tuple[float, ...]]] = {
+    estimates: dict[str, dict[str, tuple[float, ...]]] = {
         label: {
             name: (float(points[label][i]), *map(float, intervals[label][:, i])) for i, name in enumerate(names)
         }
@@ -102,8 +102,8 @@ def aggregate(grouped: Grouped, datasets: Sequence[str], reps: int) -> dict[str,
             continue
         pair = {label: (scores[label], scores[base])}
         point, interval = seeded(rly.get_interval_estimates, pair, metrics.probability_of_improvement, reps=reps)
-        figures[label][f"P(> {base})"] = (float(point[label]), *map(float, interval[label][:, 0]))
-    return figures
+        estimates[label][f"P(> {base})"] = (float(point[label]), *map(float, interval[label][:, 0]))
+    return estimates
 
 
 def _is_base(runs: dict[str, list[Run]]) -> bool:

@@ -26,7 +26,7 @@ _OF_SCORES = {
 
 
 def claim_version(folder: Path) -> int:
-    """Make the first ``version_N`` that is not there; of runs that start together, each gets its own."""
+    """Make the first missing ``version_N``. Runs that start together get different ones."""
     version = 0
     while True:
         try:
@@ -41,7 +41,7 @@ def claim_version(folder: Path) -> int:
 def alone(folder: Path, seconds: float = 5.0) -> Iterator[None]:
     """Hold a run's folder, so that no second process trains in it; a process that dies releases it.
 
-    The ranks of one run are one: the first holds the folder for all.
+    Rank 0 holds the folder for all ranks of its run.
 
     Args:
         folder: Of the run.
@@ -66,7 +66,7 @@ def alone(folder: Path, seconds: float = 5.0) -> Iterator[None]:
 
 @contextmanager
 def throwaway(runs_dir: str, with_models: bool) -> Iterator[str]:
-    """A temporary folder in the place of ``runs_dir``, for a run that is to leave nothing behind.
+    """A temporary folder in the place of ``runs_dir``, for a run that leaves nothing behind.
 
     Args:
         runs_dir: Folder of all runs; if it is such a temporary one, it is used as it is.
@@ -117,14 +117,14 @@ def find_to_score(folder: Path, settings: Any) -> tuple[int | None, str | None]:
     """
     found, other = _newest(folder, settings, lambda key: key.startswith(_OF_AN_AGENT) and key not in _OF_SCORES)
     if other is not None:
-        raise UserError(f"The run in {other}: say the same, or name its checkpoint with --ckpt_path.")
+        raise UserError(f"The run in {other}: give the same settings, or name its checkpoint with --ckpt_path.")
     return found
 
 
 def _newest(
     folder: Path, settings: Any, counts: Callable[[str], bool]
 ) -> tuple[tuple[int | None, str | None], str | None]:
-    """Version and checkpoint of the newest run with the same settings, or what the newest of all was made with."""
+    """Version and checkpoint of the newest run with the same settings, or how the newest of all differs."""
     versions = sorted(
         (int(number), path)
         for path in folder.glob("version_*/checkpoints/last.ckpt")

@@ -13,7 +13,7 @@ from dydiff.run.settings import class_of, plain
 Configs = Namespace | Sequence[Namespace] | bool | None
 """What ``trainer.logger`` of a parsed config may be; ``None`` and ``True`` stand for the default."""
 FILE_LOGGERS = (TensorBoardLogger, CSVLogger)
-"""The loggers that write files into a folder of their own choice, unless a run names it."""
+"""The loggers that write files; a run chooses their folder."""
 
 
 def is_default(configs: Configs) -> bool:
@@ -32,7 +32,7 @@ def loggers_of(configs: Configs, made: Sequence[Logger], folder: Path, purge_ste
     Args:
         configs: ``trainer.logger`` of the parsed config.
         made: What the trainer has made of it.
-        folder: The run's own.
+        folder: The run's folder.
         purge_step: Of a resumed run, the first update whose records are to be forgotten.
     """
     entries = listed(configs)

@@ -22,7 +22,7 @@ from dydiff.run.loggers import is_default
 from dydiff.run.settings import addressed, class_of, plain, shaping
 from dydiff.utils.errors import UserError
 
-# Arguments that came after the first models were trained: at their default they do not change a model's key.
+# Arguments that were added after the first models were trained: at their default they do not change a model's key.
 _ADDED_LATER = {"lr_schedule": "constant", "pad_windows": False}
 
 
@@ -187,7 +187,7 @@ def model_directory(name: str, config: Namespace, source: EpisodeSource, runs_di
         runs_dir: Folder of all runs.
 
     Raises:
-        UserError: The dataset cannot be had or is not sound.
+        UserError: The dataset cannot be loaded or is invalid.
     """
     settings = plain(config)
     callbacks = [each for each in config.trainer.callbacks or [] if not issubclass(class_of(each), ProgressBar)]

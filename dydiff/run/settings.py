@@ -1,4 +1,4 @@
-"""Parsed settings as plain values: what they are, and which of them shape what a run yields."""
+"""Parsed settings as plain values: what they are, and which of them shape the result of a run."""
 
 import importlib
 import inspect
@@ -13,7 +13,7 @@ from jsonargparse.typing import Path_fr
 
 from dydiff.utils.errors import UserError
 
-# Settings of the trainer that say where and how it runs, not what comes out.
+# Settings of the trainer that decide where and how it runs, not its result.
 _MACHINE_KEYS = {
     "accelerator",
     "devices",
@@ -26,9 +26,9 @@ _MACHINE_KEYS = {
     "enable_model_summary",
     "log_every_n_steps",
 }
-# Those of a whole run: its place, what it resumes from, and how its updates are computed.
+# The same for a run: its place, what it resumes from, and how its updates are computed.
 _PLACE_KEYS = {"config", "runs_dir", "name", "out", "ckpt_path", "weights_only", "compile", "threads"}
-_NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # what null was in earlier versions
+_NO_ROLLOUT = "lightning.pytorch.callbacks.Callback"  # earlier versions wrote it for null
 _FILES = (".yaml", ".yml", ".hdf5", ".npz")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -55,10 +55,10 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The shaping settings of a run but its callbacks, each by its key, ``init_args`` left out of it.
+    """The settings that shape a run, except its callbacks, by their keys without ``init_args``.
 
-    Arguments that our classes got after that run was made count with their default value, classes by where they are
-    defined, files by their names: where a checkout or a dataset is does not matter.
+    An argument that one of our classes got after the run was made has its default value. Classes are named by where
+    they are defined. Files are named without their folders: the place of a checkout or a dataset does not matter.
     """
     kept = shaping(settings)
     if "parts_seed" in kept:
@@ -72,11 +72,11 @@ def difference(made_with: Mapping[str, Any], says: Mapping[str, Any]) -> str | N
     """Describe the first setting that differs between a saved run and this command, or return None.
 
     Args:
-        made_with: Settings of what is there.
-        says: Those of the command; what only one of both knows does not count.
+        made_with: Settings of the saved run.
+        says: Settings of the command; a key that only one of them has does not count.
     """
     for key in made_with:
-        if key in says and str(made_with[key]) != str(says[key]):
+        if key in says and _defined_at(str(made_with[key])) != _defined_at(str(says[key])):
             return f"{key} {made_with[key]}, this command says {says[key]}"
     return None
 
@@ -170,8 +170,13 @@ def address(path: str) -> str:
     """The module and name where one of our classes is defined; any other path stays as it is.
 
     Settings are compared and hashed by it, so that ``dydiff.agents.TD3BC`` and ``dydiff.agents.td3bc.TD3BC`` are one.
+    Callbacks keep the path that a config gives them: hashes must not change.
     """
-    if not path.startswith("dydiff."):
+    return _defined_at(path) if path.startswith("dydiff.") else path
+
+
+def _defined_at(path: str) -> str:
+    if not path.startswith(("dydiff.", "callbacks.")):  # no other module is imported to compare names
         return path
     try:
         found = class_at(path)

@@ -38,10 +38,9 @@ def sweep(
 ) -> None:
     """Run a grid of commands on Ray Tune: here, or on the cluster that RAY_ADDRESS names.
 
-    Pretrained models are trained once, before the runs that need them. Finished runs are skipped, interrupted
-    ones resume. A failed
-    one is reported at the end and stops no other: the same command again does what is left. What follows `--` on the
-    command line is passed on to every run.
+    Pretrained models are trained once, before the runs that need them. Finished runs are skipped, interrupted ones
+    resume. A failed run is reported at the end and stops no other; the same command again runs what is left. The
+    arguments after `--` on the command line are passed to every run.
 
     Args:
         name: Its folder in ``runs_dir``.
@@ -65,23 +64,24 @@ def sweep(
     jobs: dict[str, Job] = {}
     runs = [_plan(trial, name, command, runs_dir, check, jobs) for trial in expand(axes, options, extra)]
     waiting = [job for job, _ in runs if not job.is_finished]
-    needed = {part for job in waiting for part in job.needs}
-    parts = [part for part in jobs.values() if part.name in needed and not part.is_finished]
+    needed = {model for job in waiting for model in job.needs}
+    models = [model for model in jobs.values() if model.name in needed and not model.is_finished]
     if dry_run:
-        for job in (*parts, *waiting):
+        for job in (*models, *waiting):
             print(job.command)
         return
-    if parts or waiting:
+    if models or waiting:
         start_ray(cpus_per_run, gpus_per_run)  # before a folder is claimed for what Ray cannot run
     for job, settings in runs:
         claim_folder(job, settings)
-    show_line(f"{name}: {len(runs)} runs, {len(runs) - len(waiting)} of them finished, {len(parts)} parts to train.")
+    done = len(runs) - len(waiting)
+    show_line(f"{name}: {len(runs)} runs, {done} of them finished, {len(models)} pretrained models to train.")
     machine = Path(runs_dir, name, "tune"), cpus_per_run, gpus_per_run, max_restarts
-    run_jobs(parts, *machine, title=f"{name} parts")
-    ready = [job for job in waiting if all(jobs[part].is_finished for part in job.needs)]
+    run_jobs(models, *machine, title=f"{name} pretrained models")
+    ready = [job for job in waiting if all(jobs[model].is_finished for model in job.needs)]
     run_jobs(ready, *machine, title=name)
     _report_results([job for job, _ in runs], Path(runs_dir, name, "results.csv"))
-    _report_failures(parts, waiting, jobs)
+    _report_failures(models, waiting, jobs)
 
 
 def _plan(
@@ -92,26 +92,27 @@ def _plan(
     where = option, place.format(sweep=sweep, trial=trial.name, runs_dir=runs_dir)
     args = (*command, *trial.args, "--runs_dir", runs_dir, *where)
     try:
-        settings, parts = check(args)
+        settings, models = check(args)
     except UserError as error:
         raise UserError(f"{trial.name}: {error}") from None
     if settings.get("seed_everything") is True:
         raise UserError(f"{trial.name}: seed_everything must be a number in a sweep, whose runs may be started again.")
     folder = Path(runs_dir, sweep, trial.name)
-    needs = tuple(part.directory.name for part in parts)
-    for part in parts:
-        log = Path(runs_dir, sweep, "parts", f"{part.directory.name}.txt")
-        known = Job(part.directory.name, part.command, part.directory, log, part.weights, makes_finished=True)
+    needs = tuple(model.directory.name for model in models)
+    for model in models:
+        log = Path(runs_dir, sweep, "pretrained", f"{model.directory.name}.txt")
+        known = Job(model.directory.name, model.command, model.directory, log, model.weights, makes_finished=True)
         jobs.setdefault(known.name, known)
     resuming = ("--ckpt_path", "last") if command[0] == "fit" else ()
     job = Job(trial.name, (*args, *resuming), folder, folder / "log.txt", folder / "finished", needs)
-    made_of = {"dataset": parts.source.load().fingerprint, "parts": ", ".join(sorted(needs))}
+    # Records of earlier sweeps have the pretrained models as "parts".
+    made_of = {"dataset": models.source.load().fingerprint, "parts": ", ".join(sorted(needs))}
     return job, comparable(plain(settings)) | made_of
 
 
 def _report_results(runs: Sequence[Job], path: Path) -> None:
     """The metrics of analyses, smallest first, in a table and a CSV file."""
-    results = {job.name: figures for job in runs if (figures := job.result())}
+    results = {job.name: metrics for job in runs if (metrics := job.result())}
     if not results:
         return
     names = list(next(iter(results.values())))
@@ -124,13 +125,13 @@ def _report_results(runs: Sequence[Job], path: Path) -> None:
     show_line(f"All {len(ranked)} in {path}")
 
 
-def _report_failures(parts: Sequence[Job], runs: Sequence[Job], jobs: dict[str, Job]) -> None:
-    failed = [job for job in (*parts, *runs) if not job.is_finished]
+def _report_failures(models: Sequence[Job], runs: Sequence[Job], jobs: dict[str, Job]) -> None:
+    failed = [job for job in (*models, *runs) if not job.is_finished]
     if not failed:
         show_line("All runs are finished.")
         return
     for job in failed:
-        missing = [part for part in job.needs if not jobs[part].is_finished]
+        missing = [model for model in job.needs if not jobs[model].is_finished]
         reason = f"needs {', '.join(missing)}" if missing else f"{job.last_words()} ({job.log})"
         show_line(f"{job.name} failed: {reason}")
-    raise UserError(f"{len(failed)} of {len(parts) + len(runs)} have failed; the same command tries them again.")
+    raise UserError(f"{len(failed)} of {len(models) + len(runs)} have failed; the same command tries them again.")

@@ -57,7 +57,7 @@ class Job:
 
 
 def claim_folder(job: Job, settings: Mapping[str, Any]) -> None:
-    """Note in ``<folder>/trial.yaml`` what is made there.
+    """Write to ``<folder>/trial.yaml`` what is made there.
 
     Args:
         job: The job.

@@ -1,4 +1,4 @@
-"""The grid of a sweep: every choice of its axes is a trial, a command of its own."""
+"""The grid of a sweep: every combination of its axes is a trial, which is one command."""
 
 import itertools
 import json

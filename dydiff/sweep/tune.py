@@ -26,7 +26,7 @@ def run_jobs(
 
     Args:
         jobs: The jobs.
-        storage: Folder for Ray Tune's own records.
+        storage: Folder of Ray Tune's records.
         cpus_per_run: Cores of one job.
         gpus_per_run: GPUs of one job.
         max_restarts: How often a job is started again.
@@ -41,7 +41,7 @@ def run_jobs(
     by_name, directory = {job.name: job for job in jobs}, os.getcwd()
 
     def run(config: dict[str, str]) -> None:
-        os.chdir(directory)  # Ray Tune has moved to a folder of its own
+        os.chdir(directory)  # Ray Tune has changed it
         run_job(by_name[config["job"]], tune.report)
 
     name = f"{title.replace(' ', '_')}-{uuid.uuid4().hex[:8]}"  # another sweep of this name may run at the same time
@@ -56,7 +56,7 @@ def run_jobs(
             verbose=1,
         ),
     ).fit()
-    shutil.rmtree(storage / name, ignore_errors=True)  # the jobs' own folders have all results
+    shutil.rmtree(storage / name, ignore_errors=True)  # the folders of the jobs have all results
 
 
 def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
@@ -66,7 +66,7 @@ def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
         UserError: Ray is not installed, or has too little for a single job.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or it would print tables of its own
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # otherwise Ray prints tables, too
     try:
         import ray
         from ray import tune
@@ -75,7 +75,7 @@ def start_ray(cpus_per_run: float, gpus_per_run: float) -> Any:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are reported in the table and at the end
     if not ray.is_initialized():
         here: dict[str, Any] = {}
-        if "RAY_ADDRESS" not in os.environ:  # one of this sweep's own, even in parallel with another
+        if "RAY_ADDRESS" not in os.environ:  # it serves this sweep alone, even if another runs in parallel
             here = {"address": "local", "object_store_memory": _STORE_BYTES, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)

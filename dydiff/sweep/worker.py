@@ -1,4 +1,4 @@
-"""Where a job runs: a process of its own under a Ray worker, which reports its progress to Ray Tune.
+"""Where a job runs: a separate process under a Ray worker, which reports its progress to Ray Tune.
 
 Little is imported here: a worker starts for every job.
 """

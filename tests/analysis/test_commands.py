@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tiny import part_config, write_yaml
+from tiny import model_config, write_yaml
 from whole_run import TRANSITIONS, fit
 
 from dydiff.cli import main
@@ -31,7 +31,7 @@ def test_analyze_writes_the_curves_of_every_synthesizer(place, capsys):
     assert Path("runs/horizon_error/hopper.png").stat().st_size > 5000
 
 
-def test_analyses_over_seeds_of_the_parts_come_in_one_table(place):
+def test_analyses_over_seeds_of_the_models_come_in_one_table(place):
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
     draft = {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
@@ -74,10 +74,10 @@ def test_analyze_holds_the_theory_against_measured_errors(place, capsys):
         "source": source, "synthesizer": synthesizer, "agent": agent, "holdout_fraction": 0.5,
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt", "max_corrections": 2})  # fmt: skip
     assert main(["analyze", "theory", "--config", "theory.yaml"]) == 0
-    told = capsys.readouterr().out
-    c_d, c_pi, c = map(float, re.search(r"C_d = ([\d.]+), C_pi = ([\d.]+), so C = ([\d.]+)\.", told).groups())
+    out = capsys.readouterr().out
+    c_d, c_pi, c = map(float, re.search(r"C_d = ([\d.]+), C_pi = ([\d.]+), so C = ([\d.]+)\.", out).groups())
     assert c == pytest.approx(c_d * c_pi, abs=0.02 * (c_d + c_pi + 1))
-    assert f"C < 1: {'yes' if c < 1 else 'no'}" in told and "Measured errors within eq. 17:" in told
+    assert f"C < 1: {'yes' if c < 1 else 'no'}" in out and "Measured errors within eq. 17:" in out
     table = [
         line.split("|")[1:-1] for line in Path("runs/theory/hopper.md").read_text().splitlines() if "|" in line[:1]
     ]
@@ -104,7 +104,7 @@ def test_analyze_draws_real_and_synthetic_rollouts(place, capsys):
     (row,) = csv.DictReader(Path("runs/rollout_outcomes/hopper.csv").read_text().splitlines())
     without = {"class_path": "dydiff.rollout.SynthER", "init_args": TRANSITIONS}
     model = "transition_diffusion.TransitionDiffusion"
-    write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", width=16, num_layers=2))
+    write_yaml(Path("pretrain/transitions.yaml"), model_config(model, "TransitionDataModule", width=16, num_layers=2))
     write_yaml(Path("outcomes.yaml"), {**both, "synthesizers": {"SynthER": without}})
     assert main(["analyze", "rollout_outcomes", "--config", "outcomes.yaml"]) == 2
     assert "'SynthER' has no reward model" in capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_analyze_gives_the_heldout_error_in_one_number(place):
 
 def test_analyze_compares_transitions(place, capsys):
     model, size = "transition_diffusion.TransitionDiffusion", {"width": 16, "num_layers": 2}
-    write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", **size))
+    write_yaml(Path("pretrain/transitions.yaml"), model_config(model, "TransitionDataModule", **size))
     source = yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["source"]
     synther = {"class_path": "dydiff.rollout.SynthER", "init_args": TRANSITIONS}
     write_yaml(Path("quality.yaml"), {"source": source, "synthesizer": synther})
@@ -151,6 +151,6 @@ def test_analyze_compares_transitions(place, capsys):
     assert fit("--rollout", "null") == 0
     checkpoint = "--checkpoint=runs/run/version_0/checkpoints/last.ckpt"
     assert main([*quality, *agent, checkpoint, "--out", "rolled"]) == 0
-    told = capsys.readouterr().out
-    figures = yaml.safe_load(Path("rolled/result.yaml").read_text())
-    assert f"dynamics error mean {figures['dynamics_error']:.2e} median {figures['median']:.2e}" in told
+    out = capsys.readouterr().out
+    metrics = yaml.safe_load(Path("rolled/result.yaml").read_text())
+    assert f"dynamics error mean {metrics['dynamics_error']:.2e} median {metrics['median']:.2e}" in out

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny import part_config, write_yaml
+from tiny import model_config, write_yaml
 from whole_run import fit
 
 from dydiff.cli import main
@@ -41,7 +41,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(place, capsys, options, mess
 
 def test_horizon_that_no_episode_has(place, capsys):
     path = Path("pretrain/den.yaml")
-    write_yaml(path, part_config("denoiser.Denoiser", "WindowDataModule", horizon=64, width=8, multipliers=[1, 2]))
+    write_yaml(path, model_config("denoiser.Denoiser", "WindowDataModule", horizon=64, width=8, multipliers=[1, 2]))
     assert fit() == 2
     assert "has the horizon's 64 steps, the longest has 40" in capsys.readouterr().err
     assert not list(Path(".").rglob("*.pt")) and not list(Path(".").rglob("*.ckpt"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from tiny import QUIET, part_config, write_yaml
-from whole_run import TRANSITIONS, fit, parts, scalars, weights
+from tiny import QUIET, model_config, write_yaml
+from whole_run import TRANSITIONS, fit, pretrained, scalars, weights
 
 from dydiff.cli import main
 from dydiff.cli.lightning_cli import parse
@@ -22,13 +22,13 @@ from dydiff.envs.play import collect_episodes
 CONFIGS = ROOT / "configs"
 
 
-def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
+def test_one_fit_trains_models_and_agent_and_the_next_reuses_them(place, capsys):
     assert fit() == 0
-    told = capsys.readouterr().out
-    for part in ("den", "dyn", "rew"):
-        assert (parts()[part] / "weights.pt").is_file()
-    assert told.count("train") >= 4 and "normalised score" in told and "last.ckpt" in told
-    assert "MuJoCo 2 contacts restored" in told
+    out = capsys.readouterr().out
+    for model in ("den", "dyn", "rew"):
+        assert (pretrained()[model] / "weights.pt").is_file()
+    assert out.count("train") >= 4 and "normalised score" in out and "last.ckpt" in out
+    assert "MuJoCo 2 contacts restored" in out
     logged = scalars(0)
     assert [step for step, _ in logged["train/critic_loss"]] == [3, 6, 9, 12, 15, 18]  # x-axis: gradient updates
     assert [step for step, _ in logged["rollout/return"]] == [0, 6, 12]
@@ -41,13 +41,13 @@ def test_one_fit_trains_parts_and_agent_and_the_next_reuses_them(place, capsys):
     sizes = [value for _, value in logged["rollout/buffer_size"]]
     assert sizes == sorted(sizes) and sizes[0] >= 15
     first, *later = (value for _, value in logged["rollout/policy_distance"])
-    assert first < 1e-5 < min(later)  # at first all data are of the policy that is learning; then it moves on
+    assert first < 1e-5 < min(later)  # at first all data are of the policy that learns; then it changes
 
-    stamps = {name: (path / "weights.pt").stat().st_mtime_ns for name, path in parts().items()}
+    stamps = {name: (path / "weights.pt").stat().st_mtime_ns for name, path in pretrained().items()}
     assert fit() == 0
     assert "reuse" in capsys.readouterr().out
-    assert {name: (path / "weights.pt").stat().st_mtime_ns for name, path in parts().items()} == stamps
-    # trained or found, the parts make the same agent, to the bit
+    assert {name: (path / "weights.pt").stat().st_mtime_ns for name, path in pretrained().items()} == stamps
+    # trained or found, the models give the same agent, to the bit
     first, second = weights(0), weights(1)
     assert all(torch.equal(first[key], second[key]) for key in first)
     # the config that a run leaves in its folder is the run again, from anywhere
@@ -118,7 +118,7 @@ SINGLE_STEP = {"dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "
 TRAJECTORIES = {"diffusion": "pretrain/trajectories.yaml", "sampler": {"num_steps": 2}}
 SIZES = {name: {"hidden_sizes": [16, 16]} for name in ("TD3BC", "CQL")}
 SIZES["DiffQL"] = {"policy_hidden_sizes": [16, 16], "critic_hidden_sizes": [16, 16]}
-KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected share of synthetic transitions
+KINDS = [  # an agent, a synthesizer, the callback's settings, the expected share of synthetic transitions
     ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.Hardmax"}, 0.4),
     ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
     ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
@@ -138,9 +138,9 @@ KINDS = [  # an agent, a synthesizer, the callback's own settings, the expected 
 @pytest.mark.parametrize(("agent", "synthesizer", "arguments", "settings", "share"), KINDS, ids=[k[1] for k in KINDS])
 def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, settings, share):
     model, size = "trajectory_diffusion.TrajectoryDiffusion", {"horizon": 8, "width": 8, "multipliers": [1, 2]}
-    write_yaml(Path("pretrain/trajectories.yaml"), part_config(model, "WindowDataModule", **size))
+    write_yaml(Path("pretrain/trajectories.yaml"), model_config(model, "WindowDataModule", **size))
     model, size = "transition_diffusion.TransitionDiffusion", {"width": 16, "num_layers": 2}
-    write_yaml(Path("pretrain/transitions.yaml"), part_config(model, "TransitionDataModule", **size))
+    write_yaml(Path("pretrain/transitions.yaml"), model_config(model, "TransitionDataModule", **size))
     write_yaml(Path("rollout.yaml"), {"class_path": "callbacks.SyntheticRollout", "init_args": {
         "synthesizer": {"class_path": f"dydiff.rollout.{synthesizer}", "init_args": arguments},
         "rollout_batch_size": 25, "chunk_size": 10, **settings}})  # fmt: skip
@@ -204,15 +204,15 @@ def test_maze2d_runs(place, capsys):
         "agent": {"class_path": "dydiff.agents.TD3BC", "init_args": {"hidden_sizes": [16, 16]}},
         "checkpoint": "runs/run/version_0/checkpoints/last.ckpt"})  # fmt: skip
     assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--num_trajectories=5", "--out=drawn"]) == 0
-    told = capsys.readouterr().out
-    assert "5 rollouts of 6 steps: apart by" in told and "0.0% of the real states are in walls" in told
+    out = capsys.readouterr().out
+    assert "5 rollouts of 6 steps: apart by" in out and "0.0% of the real states are in walls" in out
     assert Path("drawn/maze.png").read_bytes().startswith(b"\x89PNG")
     assert main(["analyze", "maze_trajectories", "--config=analysis.yaml", "--source.path=hopper.hdf5"]) == 2
     assert "The checkpoint is of the task 'maze2d-umaze', the data of 'hopper'" in capsys.readouterr().err
 
 
-def test_a_termination_rule_of_ones_own_reaches_the_rollouts(place):
-    """By its import path, also where parts are trained on the way."""
+def test_a_custom_termination_rule_reaches_the_rollouts(place):
+    """By its import path, also where models are trained on the way."""
     assert fit("--data.source.terminated=dydiff.data.never", "--trainer.max_epochs=1") == 0
     assert scalars(0)["rollout/terminal_share"] == [(0, 0.0)]
     assert scalars(0)["rollout/length"] == [(0, 6.0)]

@@ -32,7 +32,7 @@ def left_behind():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--seed_everything=-3"], "seed_everything must be from 0 to 4294967295, not -3."),
         (["--seed_everything=false"], "seed_everything must be from 0 to 4294967295, not false."),
@@ -57,15 +57,15 @@ def left_behind():
         (["--rollout.init_args.synthesizer.init_args.rollout_length=50"], "is longer than the denoiser's horizon"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_told_before_anything_is_trained(place, capsys, options, told):
+def test_a_wrong_setting_is_reported_before_anything_is_trained(place, capsys, options, message):
     assert fit(*options) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert left_behind() in ([], ["runs/pretrained"])
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: TD3BC(3, 2, policy_delay=0), "policy_delay"),
         (lambda: CQL(3, 2, critic_lr=0.0), "critic_lr"),
@@ -80,13 +80,13 @@ def test_a_wrong_setting_is_told_before_anything_is_trained(place, capsys, optio
         (lambda: MixedDataModule(None, num_eval_episodes=0), "num_eval_episodes"),
     ],
 )
-def test_settings_out_of_their_range_are_named(make, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_out_of_their_range_are_named(make, message):
+    with pytest.raises(UserError, match=message):
         make()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--rollout", "rollout.yaml"], "A model that is trained by itself takes no --rollout"),
         (
@@ -98,16 +98,16 @@ def test_settings_out_of_their_range_are_named(make, told):
         (["--data.batches_per_epoch=0"], "batches_per_epoch must be at least 1, not 0."),
     ],
 )
-def test_a_wrong_setting_of_a_part_is_told(place, capsys, options, told):
+def test_a_wrong_setting_of_a_model_is_reported(place, capsys, options, message):
     source = ["--data.source", "LocalSource", "--data.source.path", "hopper.hdf5"]
     assert main(["fit", "--config", "pretrain/rew.yaml", *source, *QUIET, *options]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not [path for path in Path("runs").rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 def test_a_run_that_fails_before_its_first_update_leaves_no_folder(place, capsys, caplog):
-    """What only shows once the parts are trained: a filter that gives a key too few."""
+    """What only shows once the models are trained: a filter that gives a key too few."""
     wrong = ["--rollout.init_args.filter", "test_mistakes.Lopsided"]
     assert fit(*wrong, "--trainer.max_epochs=1") == 2
     assert "Lopsided.keys must give one key for each of 25 trajectories, not (24,)." in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_a_run_that_fails_before_its_first_update_leaves_no_folder(place, capsys
     assert act.shape == (2, agent.act_dim) and act.abs().max() <= 1
 
 
-def test_an_analysis_checks_its_agent_before_it_trains_parts(place, capsys):
+def test_an_analysis_checks_its_agent_before_it_trains_models(place, capsys):
     run = yaml.safe_load(Path("run.yaml").read_text())
     synthesizer = yaml.safe_load(Path("rollout.yaml").read_text())["init_args"]["synthesizer"]
     write_yaml(Path("analysis.yaml"), {
@@ -136,7 +136,7 @@ def test_an_analysis_checks_its_agent_before_it_trains_parts(place, capsys):
     assert main([*command, "--agent=dydiff.agents.TD3BC"]) == 2
     assert "nothing.ckpt" in capsys.readouterr().err
     assert main(command) == 2
-    assert "A 'checkpoint' needs the 'agent' that it is of" in capsys.readouterr().err
+    assert "A 'checkpoint' needs its 'agent'" in capsys.readouterr().err
     assert main([*command, "--num_window=3"]) == 2
     assert "Unknown key 'num_window'. Did you mean num_windows" in capsys.readouterr().err
     assert left_behind() in ([], ["runs/pretrained"])

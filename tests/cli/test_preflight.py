@@ -146,17 +146,17 @@ def test_the_names_of_scores_are_those_of_an_evaluation():
 
 def test_the_names_over_the_holdout_are_those_that_are_logged(place):
     """Of each kind of model, ``holdout_names`` is what a training logs."""
-    for part in ("rew", "dyn", "den"):
-        assert main(["fit", "--config", f"pretrain/{part}.yaml", *SOURCE, *QUIET, "--trainer.max_epochs=1"]) == 0
+    for name in ("rew", "dyn", "den"):
+        assert main(["fit", "--config", f"pretrain/{name}.yaml", *SOURCE, *QUIET, "--trainer.max_epochs=1"]) == 0
         folder = max(Path("runs/pretrained").glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
         tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
-        module, _, name = yaml.safe_load((folder / "config.yaml").read_text())["model"]["class_path"].rpartition(".")
-        model = getattr(importlib.import_module(module), name)
+        module, _, kind = yaml.safe_load((folder / "config.yaml").read_text())["model"]["class_path"].rpartition(".")
+        model = getattr(importlib.import_module(module), kind)
         assert sorted(tag for tag in tags if tag.startswith("holdout/")) == sorted(model.holdout_names)
 
 
 def test_a_mistake_in_code_keeps_its_traceback(place):
-    """Of the user's own class, even where torch raises it while objects are made."""
+    """Of a custom class, even where torch raises it while objects are made."""
     with pytest.raises((RuntimeError, ValueError), match="size"):
         main(["fit", "--config", "run.yaml", *QUIET, "--model=test_preflight.Broken"])
     try:

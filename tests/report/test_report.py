@@ -153,7 +153,7 @@ def test_settings_that_vary_set_runs_apart_and_are_drawn(tmp_path, report):
     assert len(rows) == 7 and rows["num_corrections=2", "1"]["last"] == "21"
 
 
-def test_what_most_runs_share_is_not_told(tmp_path, report):
+def test_what_most_runs_share_is_not_shown(tmp_path, report):
     """One setting varied at a time, and two that vary together, around the same usual values."""
     variants = [{}, {"num_corrections": 0}, {"num_corrections": 2}, {"length": 8, "batch": 4}]
     for index, variant in enumerate(variants):
@@ -213,7 +213,7 @@ def test_a_switch_is_no_axis(tmp_path):
     assert ablation_points(read_runs([str(tmp_path / "runs")])) == {}
 
 
-def test_a_full_grid_of_two_settings_is_told_in_full_and_not_drawn(tmp_path):
+def test_a_full_grid_of_two_settings_is_listed_in_full_and_not_drawn(tmp_path):
     for a in (1, 2):
         for b in (1, 2):
             write_run(tmp_path / f"runs/{a}{b}", (0, 0, 1), "DyDiff-S", a=a, b=b)
@@ -234,7 +234,7 @@ def test_runs_of_two_checkouts_are_of_one_method(tmp_path):
     assert {run.label for run in read_runs([str(tmp_path / "runs")])} == {"DyDiff-S"}
 
 
-def test_q_values_at_the_end_are_told(tmp_path, report):
+def test_q_values_at_the_end_are_reported(tmp_path, report):
     for seed in (0, 1):
         write_run(tmp_path / f"runs/{seed}", (1, 2, 3), seed=seed)
     assert table(report(), "Mean Q value")["hopper-medium-replay-v2"] == ["150.5 ± 0.7 (2)"]
@@ -294,13 +294,13 @@ def test_a_report_can_be_made_again_without_the_logs(tmp_path, monkeypatch, caps
         assert main(["report", "more", nowhere]) == 2 and f"There is no {nowhere}." in capsys.readouterr().err
 
 
-def test_a_run_that_another_stands_for_is_told(tmp_path, report, capsys):
+def test_a_run_that_another_stands_for_is_named(tmp_path, report, capsys):
     write_run(tmp_path / "runs/long", (1.0, 2.0, 3.0))
     write_run(tmp_path / "runs/short", (4.0, 5.0))
     report()
-    told = capsys.readouterr().out
-    assert f"Left out, as {tmp_path}/runs/long has the same settings and seed: {tmp_path}/runs/short" in told
-    assert "1 runs, written" in told
+    printed = capsys.readouterr().out
+    assert f"Left out, as {tmp_path}/runs/long has the same settings and seed: {tmp_path}/runs/short" in printed
+    assert "1 runs, written" in printed
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_tensorboard_and_csv_logs_say_the_same(place):
     assert runs[0].label == "Base" and len(by_label(runs)) == 1
 
 
-def test_minutes_leave_out_the_break_before_a_run_goes_on(tmp_path):
+def test_minutes_leave_out_the_break_before_a_run_resumes(tmp_path):
     """Ten minutes of which the last five are lost with the checkpoint's rest, an hour of nothing, five minutes more."""
     run = tmp_path / "run"
     write_run(run, ())

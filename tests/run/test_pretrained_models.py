@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from tiny import QUIET
-from whole_run import fit, parts, weights
+from whole_run import fit, pretrained, weights
 
 from dydiff.cli import main
 
 
-def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
+def test_models_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     pretrain = ["fit", "--config", "pretrain/rew.yaml", *QUIET]
     source = "--data.init_args.source={class_path: dydiff.data.LocalSource, init_args: {path: %s}}"
     assert main([*pretrain, source % "hopper.hdf5"]) == 0
@@ -25,7 +25,7 @@ def test_parts_are_keyed_by_dataset_and_settings(place, write_dataset, capsys):
     assert len(trained) == 3
 
 
-def test_of_two_runs_that_need_a_part_one_trains_it(place):
+def test_of_two_runs_that_need_a_model_one_trains_it(place):
     """Both start at once; the second waits, and finds it trained."""
     command = [
         sys.executable,
@@ -40,30 +40,29 @@ def test_of_two_runs_that_need_a_part_one_trains_it(place):
     command.append("{class_path: dydiff.data.LocalSource, init_args: {path: hopper.hdf5}}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    told = sorted(run.communicate()[0] for run in both)
+    outputs = sorted(run.communicate()[0] for run in both)
     assert [run.returncode for run in both] == [0, 0]
-    assert (
-        sum("best holdout loss" in text for text in told) == 1 and sum("Already trained" in text for text in told) == 1
-    )
-    (part,) = parts().values()
-    assert len(list(part.glob("events*"))) == 1
+    for message in ("best holdout loss", "Already trained"):
+        assert sum(message in output for output in outputs) == 1
+    (model,) = pretrained().values()
+    assert len(list(model.glob("events*"))) == 1
 
 
-def test_an_interrupted_part_is_not_taken_for_a_trained_one(place):
+def test_an_interrupted_model_is_not_taken_for_a_trained_one(place):
     assert fit() == 0
-    directory = parts()["den"]
+    directory = pretrained()["den"]
     (directory / "weights.pt").unlink()
     assert fit() == 0
     assert (directory / "weights.pt").is_file()
 
 
-def test_a_part_is_found_by_what_it_is(place):
+def test_a_model_is_found_by_what_it_is(place):
     """Not by the name that it was trained under."""
     source = ["--data.source", "LocalSource", "--data.source.path", "hopper.hdf5"]
     den = ["fit", "--config", "pretrain/den.yaml", *source, *QUIET]
     assert main([*den, "--name", "mine"]) == 0
     assert fit("--trainer.max_epochs=1") == 0
-    assert sorted(parts()) == ["dyn", "mine", "rew"]
+    assert sorted(pretrained()) == ["dyn", "mine", "rew"]
 
 
 def test_a_model_of_an_earlier_version_is_found(place, capsys):

@@ -117,6 +117,7 @@ def test_a_value_that_only_one_side_has_set_otherwise_is_found(settings, data):
         ("threads", 8),
         ("compile", True),
         ("model.class_path", "dydiff.agents.td3bc.TD3BC"),
+        ("rollout.class_path", "callbacks.rollout.SyntheticRollout"),
         ("data.init_args.source.init_args.path", "/there/a.hdf5"),
         ("model.init_args.gamma", 0.99),  # its default
     ],
@@ -161,7 +162,17 @@ def test_a_class_that_is_there_no_longer_is_compared_by_its_name():
     assert address("dydiff.agents.Gone") == "dydiff.agents.Gone" and address("dydiff.gone.TD3BC") == "dydiff.gone.TD3BC"
 
 
+def test_comparing_a_class_of_others_does_not_import_it(tmp_path, monkeypatch):
+    (tmp_path / "strange_module.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert difference({"rule": "dydiff.data.never"}, {"rule": "dydiff.data.termination.never"}) is None
+    said = differ(changed("rollout.class_path", "strange_module.Rollout"), RUN)
+    assert said == "rollout.class_path strange_module.Rollout, this command says callbacks.SyntheticRollout"
+
+
 def test_classes_within_lists_have_one_address():
+    """But for callbacks: what is hashed must stay as it was when models were trained."""
+    assert addressed({"class_path": "callbacks.LastCheckpoint"}) == {"class_path": "callbacks.LastCheckpoint"}
     settings = [{"class_path": "dydiff.agents.TD3BC", "init_args": {"inner": {"class_path": "x.Y"}}}]
     assert addressed(settings) == [
         {"class_path": "dydiff.agents.td3bc.TD3BC", "init_args": {"inner": {"class_path": "x.Y"}}}
@@ -175,11 +186,21 @@ def test_shaping_settings_leave_their_input_as_it_is():
     assert json.dumps(RUN) == before
 
 
+class Inner:
+    def __init__(self, gamma=0.9, lr=0.1):
+        pass
+
+
+class Outer(Inner):
+    def __init__(self, *args, lr=0.2, width=8, **kwargs):
+        super().__init__(*args, lr=lr, **kwargs)
+
+
 def test_arguments_that_a_class_passes_on_are_its_own_too():
-    own = arguments_of("dydiff.agents.CQL")
-    assert {"gamma", "critic_lr"} <= set(own) and not {"self", "kwargs"} & set(own)
+    defaults = {name: argument.default for name, argument in arguments_of("test_settings.Outer").items()}
+    assert defaults == {"gamma": 0.9, "lr": 0.2, "width": 8}
     with pytest.raises(AttributeError):
-        arguments_of("dydiff.agents.Gone")
+        arguments_of("test_settings.Gone")
 
 
 CHECKPOINT = {"_class_path": "dydiff.agents.td3bc.TD3BC", "gamma": 0.9, "sizes": (16, 16), "obs_dim": 3}

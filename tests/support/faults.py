@@ -38,7 +38,7 @@ RUN = ("fit", "--config", "run.yaml", *QUIET, "--ckpt_path=last")
 MOMENTS = {
     "pretraining step": (dydiff.models.PretrainedModule, "training_step", "before"),
     "holdout evaluation": (dydiff.models.PretrainedModule, "validation_step", "after"),
-    "publishing a part": (dydiff.cli.fits, "publish", "before"),
+    "publishing a model": (dydiff.cli.fits, "publish", "before"),
     "between two stages": (dydiff.cli.fits, "publish", "after"),
     "rollout": (dydiff.rollout.DyDiff, "correct", "after"),
     "update chunk": (dydiff.agents.Agent, "training_step", "before"),
@@ -79,7 +79,7 @@ def _die_at(owner, name, when, count):
 
 
 def fork(function, *args, **kwargs):
-    """``function`` in a process of its own, forked from one that has imported everything and computed nothing."""
+    """``function`` in a separate process, forked from one that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults"])
     process = context.Process(target=function, args=args, kwargs=kwargs)
@@ -88,26 +88,26 @@ def fork(function, *args, **kwargs):
 
 
 def start(folder, *args, **kwargs):
-    """:func:`run` in a process of its own."""
+    """:func:`run` in a separate process."""
     return fork(run, folder, *args, **kwargs)
 
 
 def finish(folder, **kwargs):
-    """Run, or go on, to the end."""
+    """Run, or resume, to the end."""
     process = start(folder, **kwargs)
     process.join(120)
     assert process.exitcode == 0, f"the run ended with {process.exitcode}"
 
 
 def outcome(folder):
-    """What a run leaves: the published parts, the last checkpoint's state, and all metrics but times."""
-    parts = {
+    """What a run leaves: the published models, the last checkpoint's state, and all metrics but times."""
+    models = {
         path.parent.name: _load(path)["state_dict"] for path in sorted(folder.glob("runs/pretrained/*/weights.pt"))
     }
     logs = {path.name: scalars(path) for path in sorted(folder.glob("runs/pretrained/[!.]*"))}
     (last,) = folder.glob("runs/run/version_*/checkpoints/last.ckpt")
     state = {key: _load(last)[key] for key in ("state_dict", "optimizer_states", "MixedDataModule", "global_step")}
-    return {"parts": parts, "part metrics": logs, **state, "metrics": scalars(last.parent.parent)}
+    return {"models": models, "model metrics": logs, **state, "metrics": scalars(last.parent.parent)}
 
 
 def _load(path):
@@ -140,7 +140,7 @@ def differences(one, other, path=""):
 
 
 def kill_at_random(kills, seed=0):
-    """Kill ``kills`` runs, each at a random moment of its life, let them go on, and count those that match."""
+    """Kill ``kills`` runs, each at a random moment of its life, let them resume, and count those that match."""
     chance, matched = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place, "whole")

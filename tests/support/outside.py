@@ -37,7 +37,7 @@ class Cloning(Agent):
     def update(self, batch):
         loss = (self.act(batch.obs) - batch.act).square().mean()
         self.minimizers[0](loss)
-        return {"": {"loss": loss.detach()}, "tells nothing": None, "tells a float": {"loss": 1.0}}.get(
+        return {"": {"loss": loss.detach()}, "returns nothing": None, "returns a float": {"loss": 1.0}}.get(
             self.mistake, {"loss": batch.reward}
         )
 
@@ -63,7 +63,7 @@ class Copies(LocalSource):
             "wide": replace(episodes, transitions=data._replace(act=data.act * 2)),
             "lost": replace(episodes, lengths=lengths[:-1]),
             "empty": replace(episodes, transitions=data.at(slice(0, 0)), timeout=nan[:0] > 0, lengths=lengths[:0]),
-            "goes on": replace(episodes, lengths=torch.tensor([len(nan)])),
+            "continues": replace(episodes, lengths=torch.tensor([len(nan)])),
         }[self.mistake]
 
 
@@ -162,5 +162,5 @@ def tallest(source: EpisodeSource, scale: float = 1.0) -> None:
     print(f"{scale * float(source.load().transitions.obs[:, 0].max()):.4f}")
 
 
-def told(source: EpisodeSource) -> None:
+def count(source: EpisodeSource) -> None:
     print(len(source.load()))

@@ -51,7 +51,7 @@ def write_yaml(path, content):
     return path
 
 
-def part_config(model, data, callbacks=(), max_epochs=2, **init_args):
+def model_config(model, data, callbacks=(), max_epochs=2, **init_args):
     return {
         "model": {"class_path": f"dydiff.models.{model}", "init_args": init_args},
         "data": {
@@ -70,25 +70,25 @@ def part_config(model, data, callbacks=(), max_epochs=2, **init_args):
 
 
 def write_run(folder):
-    """The configs of a run in ``folder``, and its dataset; ``fit --config run.yaml`` there trains parts and agent."""
+    """The configs of a run in ``folder``, and its dataset; ``fit --config run.yaml`` there trains models and agent."""
     folder.mkdir(parents=True, exist_ok=True)
     write_dataset(folder / "hopper.hdf5", (30, 40, 20, 35))
-    write_yaml(folder / "pretrain/den.yaml", part_config(
+    write_yaml(folder / "pretrain/den.yaml", model_config(
         "denoiser.Denoiser", "WindowDataModule", callbacks=[AVERAGING],
         horizon=8, width=8, multipliers=[1, 2]))  # fmt: skip
-    write_yaml(folder / "pretrain/dyn.yaml", part_config(
+    write_yaml(folder / "pretrain/dyn.yaml", model_config(
         "dynamics.DynamicsEnsemble", "TransitionDataModule",
         num_members=3, num_elites=2, hidden_sizes=[16], weight_decay=[0.0, 0.0]))  # fmt: skip
-    write_yaml(folder / "pretrain/rew.yaml", part_config(
+    write_yaml(folder / "pretrain/rew.yaml", model_config(
         "reward.RewardModel", "TransitionDataModule", callbacks=[STOPPING], max_epochs=9,
         lr=0.1, hidden_sizes=[16]))  # fmt: skip
-    parts = {"denoiser": "pretrain/den.yaml", "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml"}
+    models = {"denoiser": "pretrain/den.yaml", "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml"}
     rollout = {
         "class_path": "callbacks.SyntheticRollout",
         "init_args": {
             "synthesizer": {
                 "class_path": "dydiff.rollout.DyDiff",
-                "init_args": {**parts, "rollout_length": 6, "sampler": {"num_steps": 2}},
+                "init_args": {**models, "rollout_length": 6, "sampler": {"num_steps": 2}},
             },
             "filter": {"class_path": "dydiff.rollout.Softmax"},
             "rollout_batch_size": 25,

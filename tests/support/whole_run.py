@@ -25,5 +25,5 @@ def scalars(version, name="run"):
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def parts():
+def pretrained():
     return {path.name.split("-")[0]: path for path in Path("runs/pretrained").glob("[!.]*")}

@@ -95,12 +95,12 @@ def test_a_run_that_was_asked_to_end_is_not_finished(place):
     assert not asked.is_finished
 
 
-def test_a_command_that_leaves_nothing_behind_has_not_made_its_part(tmp_path, monkeypatch):
+def test_a_command_that_leaves_nothing_behind_has_not_made_its_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    part = replace(job(tmp_path, "pass"), makes_finished=True)
+    model = replace(job(tmp_path, "pass"), makes_finished=True)
     with pytest.raises(RuntimeError, match="ended with code 0"):
-        run_job(part, lambda state: None)
-    assert not part.finished.exists()
+        run_job(model, lambda state: None)
+    assert not model.finished.exists()
 
 
 def test_a_job_of_two_sweeps_is_run_once(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_job_of_two_sweeps_is_run_once(tmp_path, monkeypatch):
 
 
 def test_a_job_dies_with_its_worker(tmp_path):
-    """Else it would run twice: the worker's successor goes on with it."""
+    """Else it would run twice: the worker's successor resumes it."""
     if sys.platform != "linux":
         pytest.skip("only Linux lets a process die with its parent")
     job(tmp_path)
@@ -245,7 +245,7 @@ def test_commands_of_a_sweep_can_be_printed(place, capsys):
     assert not Path("runs").exists()
 
 
-def test_a_sweep_trains_parts_once_and_tells_what_failed(place, capfd, ray):
+def test_a_sweep_trains_models_once_and_reports_what_failed(place, capfd, ray):
     single = yaml.safe_load(Path("rollout.yaml").read_text())
     single["init_args"]["synthesizer"] = {"class_path": "dydiff.rollout.Autoregressive", "init_args": {
         "dynamics": "pretrain/dyn.yaml", "reward": "pretrain/rew.yaml", "rollout_length": 6}}  # fmt: skip
@@ -253,14 +253,14 @@ def test_a_sweep_trains_parts_once_and_tells_what_failed(place, capfd, ray):
     write_sweep(place, (0,), data={"base": BASE, "single": {"rollout": "single.yaml"}})
     Path("pretrain/rew.yaml").write_text(Path("pretrain/rew.yaml").read_text().replace("lr: 0.1", "lr: 1.0e+30"))
     assert main(["sweep", "--config", "sweep.yaml"]) == 2
-    told = capfd.readouterr()
-    assert "tiny: 2 runs, 0 of them finished, 2 parts to train." in told.out
-    assert "single-0 failed: needs rew-hopper-" in told.out and "2 of 4 have failed" in told.err
+    printed = capfd.readouterr()
+    assert "tiny: 2 runs, 0 of them finished, 2 pretrained models to train." in printed.out
+    assert "single-0 failed: needs rew-hopper-" in printed.out and "2 of 4 have failed" in printed.err
     assert list(versions()) == ["base-0"] and Path("runs/tiny/base-0/finished").exists()
     before = versions()["base-0"].stat().st_mtime_ns
     write_sweep(place, (0,), data={"base": BASE})
     assert main(["sweep", "--config", "sweep.yaml"]) == 0
-    assert "1 runs, 1 of them finished, 0 parts to train." in capfd.readouterr().out
+    assert "1 runs, 1 of them finished, 0 pretrained models to train." in capfd.readouterr().out
     assert versions()["base-0"].stat().st_mtime_ns == before
 
 

@@ -29,8 +29,8 @@ def refused(capsys, *options):
     return error
 
 
-def test_all_of_someone_elses_run_together_and_go_on(place):
-    all_own = (
+def test_all_custom_classes_run_together_and_resume(place):
+    custom = (
         "--model",
         "outside.Cloning",
         *STANDING,
@@ -39,30 +39,30 @@ def test_all_of_someone_elses_run_together_and_go_on(place):
         "--data.source.path",
         "hopper.hdf5",
     )
-    assert fit(*all_own, "--trainer.max_epochs", "2") == 0
-    assert fit(*all_own, "--trainer.max_epochs", "3", "--ckpt_path", "last") == 0
+    assert fit(*custom, "--trainer.max_epochs", "2") == 0
+    assert fit(*custom, "--trainer.max_epochs", "3", "--ckpt_path", "last") == 0
     assert [run.steps for run in read_runs(["runs"])] == [[6, 12, 18]]
-    assert main(["test", "--config", "run.yaml", *QUIET, *all_own, "--ckpt_path", "last"]) == 0
+    assert main(["test", "--config", "run.yaml", *QUIET, *custom, "--ckpt_path", "last"]) == 0
     load_agent(Cloning(11, 3), "runs/run/version_0/checkpoints/last.ckpt", LocalSource(path="hopper.hdf5").task)
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "message"),
     [
         ("forgets its settings", "Cloning must call self.save_hyperparameters() in its __init__"),
         ("acts beyond the bounds", "Cloning.act must give actions in [-1, 1], not "),
         ("acts too narrowly", "Cloning.act gives shape (2, 2) for 2 states, not (2, 3)."),
-        ("tells nothing", "Cloning.update must return metrics by name, not None."),
-        ("tells a float", "Cloning.update must return detached scalar tensors, which 'loss' is not."),
-        ("tells a vector", "Cloning.update must return detached scalar tensors, which 'loss' is not."),
+        ("returns nothing", "Cloning.update must return metrics by name, not None."),
+        ("returns a float", "Cloning.update must return detached scalar tensors, which 'loss' is not."),
+        ("returns a vector", "Cloning.update must return detached scalar tensors, which 'loss' is not."),
     ],
 )
-def test_an_agents_mistakes_are_told(place, capsys, mistake, told):
-    assert told in refused(capsys, *BASE, "--model", "outside.Cloning", "--model.mistake", mistake)
+def test_an_agents_mistakes_are_reported(place, capsys, mistake, message):
+    assert message in refused(capsys, *BASE, "--model", "outside.Cloning", "--model.mistake", mistake)
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "message"),
     [
         ("nan", "'reward' has a value that is not finite in row 7"),
         ("column", "'reward' has shape (125, 1), not (125,)"),
@@ -71,17 +71,17 @@ def test_an_agents_mistakes_are_told(place, capsys, mistake, told):
         ("wide", "but must be in [-1, 1]"),
         ("lost", "add up to 125 transitions, not to 90"),
         ("empty", "it contains no transitions"),
-        ("goes on", "an episode continues after its end in row 29"),
+        ("continues", "an episode continues after its end in row 29"),
     ],
 )
-def test_an_unsound_dataset_is_told(place, capsys, mistake, told):
-    own = ("--data.source", "outside.Copies", "--data.source.path", "hopper.hdf5", "--data.source.mistake", mistake)
-    error = refused(capsys, *BASE, *own)
-    assert error.startswith(f"error: Copies(path='hopper.hdf5', mistake='{mistake}') is invalid: ") and told in error
+def test_an_unsound_dataset_is_reported(place, capsys, mistake, message):
+    source = ("--data.source", "outside.Copies", "--data.source.path", "hopper.hdf5", "--data.source.mistake", mistake)
+    error = refused(capsys, *BASE, *source)
+    assert error.startswith(f"error: Copies(path='hopper.hdf5', mistake='{mistake}') is invalid: ") and message in error
 
 
 @pytest.mark.parametrize("rollout", [BASE, ()])
-def test_a_dataset_that_cannot_be_read_is_told(place, capsys, rollout):
+def test_a_dataset_that_cannot_be_read_is_reported(place, capsys, rollout):
     error = refused(capsys, *rollout, "--data.source", "outside.Missing")
     assert "Missing() cannot be read: FileNotFoundError" in error and "(outside.py, line " in error
 
@@ -92,7 +92,7 @@ def test_a_termination_rule_is_taken_whatever_it_says_it_gives(place, rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "message"),
     [
         ("fell_of_two", "The termination rule fails: TypeError: fell_of_two() takes 2"),
         (
@@ -102,12 +102,12 @@ def test_a_termination_rule_is_taken_whatever_it_says_it_gives(place, rule):
         ("fel", "Nothing named 'fel' in outside."),
     ],
 )
-def test_a_termination_rule_that_does_not_work_is_told(place, capsys, rule, told):
-    assert told in refused(capsys, *BASE, "--data.source.terminated", f"outside.{rule}")
+def test_a_termination_rule_that_does_not_work_is_reported(place, capsys, rule, message):
+    assert message in refused(capsys, *BASE, "--data.source.terminated", f"outside.{rule}")
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "message"),
     [
         ("bare", "Standing.synthesize must return (Trajectories, metrics), not Trajectories."),
         ("short", "valid trajectories: 'obs' has shape (10, 4, 11), not (10, 5, 11)"),
@@ -116,11 +116,11 @@ def test_a_termination_rule_that_does_not_work_is_told(place, capsys, rule, told
         ("scalar", "the metric 'height' must have a number for each of 10 trajectories"),
     ],
 )
-def test_a_rollout_methods_mistakes_are_told(place, capsys, mistake, told):
-    assert told in refused(capsys, *STANDING, "--rollout.synthesizer.mistake", mistake)
+def test_a_rollout_methods_mistakes_are_reported(place, capsys, mistake, message):
+    assert message in refused(capsys, *STANDING, "--rollout.synthesizer.mistake", mistake)
 
 
-def test_keys_that_have_no_order_are_told(place, capsys):
+def test_keys_that_have_no_order_are_reported(place, capsys):
     error = refused(capsys, *STANDING, "--rollout.filter", "outside.Clueless")
     assert "Clueless.keys gives keys that are not a number" in error
 
@@ -132,7 +132,7 @@ def test_filters_of_one_initial_are_two_methods(place):
     assert sorted(run.label for run in runs) == ["Standing-Newest", "Standing-Nicest"]
 
 
-def test_agents_of_one_name_are_told_apart(place):
+def test_agents_of_one_name_are_distinguished(place):
     for number, agent in enumerate(("outside.Cloning", "dydiff.agents.TD3BC")):
         assert fit(*BASE, "--model", agent, "--name", str(number)) == 0
     path = Path("runs/1/version_0/config.yaml")
@@ -151,8 +151,8 @@ def test_agents_of_one_name_are_told_apart(place):
         "outside.Remote",
     ],
 )
-def test_a_run_lies_in_its_own_folder_whatever_logs_it(place, loggers):
-    """And goes on there; its log is that of a run that was not broken off."""
+def test_a_run_is_in_its_own_folder_whatever_logs_it(place, loggers):
+    """And resumes there; its log is that of a run without a break."""
     loggers = f"--trainer.logger={loggers}"
     assert fit(*STANDING, loggers, "--trainer.max_epochs", "1") == 0
     assert fit(*STANDING, loggers, "--ckpt_path", "last") == 0
@@ -174,7 +174,7 @@ def test_nothing_is_left_of_a_run_that_fails_at_once_with_its_own_logger(place, 
     assert left_behind() == ["runs/run"]
 
 
-def test_a_model_that_keeps_no_best_weights_is_told_before_it_is_trained(place, capsys):
+def test_a_model_that_keeps_no_best_weights_is_reported_before_it_is_trained(place, capsys):
     path = Path("pretrain/rew.yaml")
     config = yaml.safe_load(path.read_text())
     kept = config["trainer"]["callbacks"]
@@ -195,7 +195,7 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
     assert main(["analyze", "outside.tallest", *source, "--scale", "2"]) == 0
     obs = LocalSource(path="hopper.hdf5").load().transitions.obs
     assert capsys.readouterr().out.strip() == f"{2 * float(obs[:, 0].max()):.4f}"
-    assert main(["analyze", "outside.told", *source]) == 0 and capsys.readouterr().out == "125\n"
+    assert main(["analyze", "outside.count", *source]) == 0 and capsys.readouterr().out == "125\n"
     assert main(["analyze", "dydiff.analysis.theory"]) == 2
     assert "dydiff.analysis.theory is a module, not a function" in capsys.readouterr().err
     assert main(["analyze", "./theory.yaml"]) == 2 and "Not './theory.yaml'" in capsys.readouterr().err
@@ -204,7 +204,7 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ("outsid.Cloning", "model: No module named 'outsid'\n"),
         ("outside.Clonin", "Nothing named 'Clonin' in outside. Did you mean Cloning, "),
@@ -215,5 +215,5 @@ def test_an_analysis_of_someone_elses_is_found_by_its_path(place, capsys):
         ("dydiff.agents.Agent", "Agent cannot be made, as it lacks act, update: name a class that has it."),
     ],
 )
-def test_a_class_that_cannot_be_had_is_told(place, capsys, model, told):
-    assert told in refused(capsys, *BASE, "--model", model)
+def test_a_class_that_cannot_be_made_is_reported(place, capsys, model, message):
+    assert message in refused(capsys, *BASE, "--model", model)

@@ -40,7 +40,7 @@ def whole(tmp_path_factory):
     [
         ("pretraining step", 8),
         ("holdout evaluation", 3),
-        ("publishing a part", 2),
+        ("publishing a model", 2),
         ("between two stages", 1),
         ("rollout", 4),
         ("update chunk", 4),
@@ -65,20 +65,20 @@ def _save_on_a_full_disk(folder):
     try:
         save({"state_dict": {"weight": torch.ones(100_000)}}, folder / "last.ckpt")
     except UserError as error:
-        (folder / "told").write_text(str(error))
+        (folder / "message").write_text(str(error))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     save({"state_dict": {"weight": torch.zeros(10)}}, tmp_path / "last.ckpt")
     faults.fork(_save_on_a_full_disk, tmp_path).join(60)
-    assert "last.ckpt could not be written" in (tmp_path / "told").read_text()
+    assert "last.ckpt could not be written" in (tmp_path / "message").read_text()
     assert torch.equal(read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["weight"], torch.zeros(10))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "told"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "message"]
 
 
 @pytest.mark.parametrize("agent", ["td3bc.TD3BC", "cql.CQL", "diffql.DiffQL"])
 def test_two_whole_runs_are_equal_to_the_bit(tmp_path, agent):
-    """Parts, agent, optimizers, synthetic buffer and metrics; another seed gives others."""
+    """Models, agent, optimizers, synthetic buffer and metrics; another seed gives others."""
     for name, seed in (("one", 5), ("other", 5), ("different", 6)):
         write_run(tmp_path / name)
         options = (f"--model=dydiff.agents.{agent}", f"--seed_everything={seed}", "--trainer.max_epochs=2")
@@ -117,8 +117,8 @@ def test_trajectories_that_are_not_finite_never_enter_the_buffer(place, monkeypa
     real = DyDiff.synthesize
 
     def synthesize(self, *args):
-        made, figures = real(self, *args)
-        return made, {name: torch.where(made.finite, 3.0, float("nan")) for name in figures}
+        made, metrics = real(self, *args)
+        return made, {name: torch.where(made.finite, 3.0, float("nan")) for name in metrics}
 
     monkeypatch.setattr(DyDiff, "synthesize", synthesize)
     assert fit("--trainer.max_epochs=1") == 0
@@ -257,10 +257,10 @@ class NaNOverHoldout(RewardModel):
 
 def test_a_model_whose_holdout_loss_is_never_finite_is_not_published(place, capsys):
     """pytorch-lightning #2636: its checkpoint callback keeps NaN as infinity."""
-    part = yaml.safe_load(Path("pretrain/den.yaml").read_text())
+    denoiser = yaml.safe_load(Path("pretrain/den.yaml").read_text())
     reward = yaml.safe_load(Path("pretrain/rew.yaml").read_text())
     reward["model"]["class_path"] = "test_faults.NaNOverHoldout"
-    reward["trainer"]["callbacks"] = part["trainer"]["callbacks"]
+    reward["trainer"]["callbacks"] = denoiser["trainer"]["callbacks"]
     write_yaml(Path("pretrain/nan.yaml"), reward)
     source = ["--data.source", "dydiff.data.LocalSource", "--data.source.path", "hopper.hdf5"]
     assert main(["fit", "--config", "pretrain/nan.yaml", *source, *QUIET, "--trainer.max_epochs=2"]) == 2

@@ -42,7 +42,7 @@ def copy(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def told(capsys, *args):
+def error_of(capsys, *args):
     """The one line that a command ends with."""
     capsys.readouterr()
     assert main([*args, *(QUIET if args[0] in ("fit", "validate", "test") else ())]) == 2
@@ -74,17 +74,17 @@ def test_an_agents_checkpoint_executes_nothing(copy, capsys, command, where):
     content = torch.load(LAST, weights_only=True)
     write_yaml(Path("analysis.yaml"), ANALYSIS)
     torch.save(Bomb() if where == "whole file" else content | {where: Bomb()}, LAST)
-    assert "is damaged or not a checkpoint" in told(capsys, *COMMANDS[command])
+    assert "is damaged or not a checkpoint" in error_of(capsys, *COMMANDS[command])
 
 
-def test_a_parts_files_execute_nothing(copy, capsys):
+def test_a_models_files_execute_nothing(copy, capsys):
     (weights,) = Path("runs/pretrained").glob("dyn-*/weights.pt")
     torch.save({"state_dict": {"network": Bomb()}}, weights)
-    assert "weights.pt is damaged or not a checkpoint" in told(capsys, "fit", "--config=run.yaml")
+    assert "weights.pt is damaged or not a checkpoint" in error_of(capsys, "fit", "--config=run.yaml")
     interrupted = weights.parent / "checkpoints" / "last.ckpt"
     interrupted.parent.mkdir()
     weights.rename(interrupted)
-    assert "last.ckpt is damaged or not a checkpoint" in told(capsys, "fit", "--config=run.yaml")
+    assert "last.ckpt is damaged or not a checkpoint" in error_of(capsys, "fit", "--config=run.yaml")
 
 
 def test_a_datasets_arrays_execute_nothing(tmp_path, monkeypatch):
@@ -95,13 +95,13 @@ def test_a_datasets_arrays_execute_nothing(tmp_path, monkeypatch):
     assert not Path("exploded").exists()
 
 
-def test_what_a_collector_goes_on_from_executes_nothing(tmp_path, monkeypatch, capsys):
+def test_what_a_collector_resumes_from_executes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     state = Path("work/hopper-sac-seed0/training.pt")
     state.parent.mkdir(parents=True)
     torch.save({"steps": 0, "scores": Bomb(), "parameters": {}, "replay": {}}, state)
     command = ("collect", "locomotion", "--task=hopper", "--dataset=medium", "--work_dir=work", "--num_transitions=20")
-    assert "training.pt is damaged or not a checkpoint" in told(capsys, *command)
+    assert "training.pt is damaged or not a checkpoint" in error_of(capsys, *command)
 
 
 def test_a_checkpoint_that_is_cut_anywhere(copy):
@@ -117,7 +117,7 @@ def test_weights_that_are_not_finite(copy, capsys, command):
     content = torch.load(LAST, weights_only=True)
     content["state_dict"]["actor.0.weight"][0, 0] = float("nan")
     torch.save(content, LAST)
-    assert "'actor.0.weight' is not made of finite numbers" in told(capsys, *COMMANDS[command])
+    assert "'actor.0.weight' is not made of finite numbers" in error_of(capsys, *COMMANDS[command])
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
@@ -125,21 +125,21 @@ def test_weights_of_another_shape(copy, capsys, command):
     content = torch.load(LAST, weights_only=True)
     content["state_dict"]["actor.0.weight"] = torch.zeros(5, 5)
     torch.save(content, LAST)
-    assert "does not hold a TD3BC of this task: actor.0.weight differs" in told(capsys, *COMMANDS[command])
+    assert "does not hold a TD3BC of this task: actor.0.weight differs" in error_of(capsys, *COMMANDS[command])
 
 
-def test_a_part_of_another_shape(copy, capsys):
+def test_a_model_of_another_shape(copy, capsys):
     (weights,) = Path("runs/pretrained").glob("rew-*/weights.pt")
     content = torch.load(weights, weights_only=True)
     del content["state_dict"]["network.0.weight"]
     torch.save(content, weights)
-    assert "does not hold a RewardModel of this task: network.0.weight differs" in told(
+    assert "does not hold a RewardModel of this task: network.0.weight differs" in error_of(
         capsys, "fit", "--config=run.yaml"
     )
 
 
 def test_other_files_in_a_checkpoints_place(copy, capsys):
     shutil.copy(next(iter(GOLDEN.glob("*.npz"))), LAST)
-    assert "is damaged or not a checkpoint" in told(capsys, *COMMANDS["test"])
+    assert "is damaged or not a checkpoint" in error_of(capsys, *COMMANDS["test"])
     torch.save([1, 2], LAST)
-    assert "is damaged or not a checkpoint" in told(capsys, *COMMANDS["test"])
+    assert "is damaged or not a checkpoint" in error_of(capsys, *COMMANDS["test"])

@@ -106,10 +106,10 @@ def one_and_two(tmp_path_factory):
 
 
 def test_the_training_of_models_does_not_depend_on_the_number_of_ranks(one_and_two):
-    one, two = (outcome(folder)["part metrics"] for folder in one_and_two)
-    for part, curves in one.items():
+    one, two = (outcome(folder)["model metrics"] for folder in one_and_two)
+    for model, curves in one.items():
         for tag, curve in curves.items():
-            assert two[part][tag] == pytest.approx(curve, rel=1e-5), (part, tag)
+            assert two[model][tag] == pytest.approx(curve, rel=1e-5), (model, tag)
 
 
 def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two, tmp_path):
@@ -128,29 +128,29 @@ def test_a_whole_run_does_not_depend_on_the_number_of_ranks(one_and_two, tmp_pat
 
 
 @pytest.mark.parametrize("trained_meanwhile", [True, False])
-def test_later_ranks_follow_the_first_into_the_training_of_a_part_or_past_it(tmp_path, monkeypatch, trained_meanwhile):
-    """Another run holds the part at first. What the first rank finds when it is its turn holds for all."""
-    part, entered = PretrainedModel("den", tmp_path / "parts/den"), []
+def test_later_ranks_follow_the_first_into_the_training_of_a_model_or_past_it(tmp_path, monkeypatch, trained_meanwhile):
+    """Another run holds the model at first. What the first rank finds when it is its turn holds for all."""
+    model, entered = PretrainedModel("den", tmp_path / "models/den"), []
     monkeypatch.setenv("DYDIFF_RUN", "ours")
-    (tmp_path / "parts").mkdir()
-    owner = tmp_path / "parts/.den.owner"
+    (tmp_path / "models").mkdir()
+    owner = tmp_path / "models/.den.owner"
     owner.write_text("theirs")
     monkeypatch.setattr(rank_zero_only, "rank", 1)
 
     def follow():
-        with part.lock():
-            entered.append(part.trained)
+        with model.lock():
+            entered.append(model.trained)
 
     second = threading.Thread(target=follow)
     second.start()
     second.join(0.5)
     assert second.is_alive() and not entered
     if trained_meanwhile:
-        part.directory.mkdir()
-        part.weights.touch()
+        model.directory.mkdir()
+        model.weights.touch()
     else:
         monkeypatch.setattr(rank_zero_only, "rank", 0)
-        with part.lock():
+        with model.lock():
             assert owner.read_text() == "ours"
             second.join(10)
         assert not owner.exists()
@@ -164,7 +164,7 @@ def test_only_one_rank_writes(one_and_two):
     assert names[0] == names[1]
 
 
-def test_a_run_of_two_ranks_goes_on_from_its_checkpoint(one_and_two, tmp_path):
+def test_a_run_of_two_ranks_resumes_from_its_checkpoint(one_and_two, tmp_path):
     write_run(tmp_path)
     _finish_by_two(tmp_path, "--trainer.max_epochs=1")
     _finish_by_two(tmp_path)
@@ -189,17 +189,17 @@ def test_a_rank_that_dies_ends_the_run(tmp_path, victim):
         time.sleep(0.05)
     (child,) = (int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(process.pid)]).split())
     os.kill(process.pid if victim == "first" else child, signal.SIGKILL)
-    told = process.communicate(timeout=60)[0]  # only ends when both have ended: they share the pipe
+    printed = process.communicate(timeout=60)[0]  # only ends when both have ended: they share the pipe
     assert process.returncode != 0
-    assert "error: Another process of this training has died" in told
+    assert "error: Another process of this training has died" in printed
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     write_run(tmp_path)
     process = _launch(tmp_path, "--data.init_args.batch_size=21")
-    told = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=120)[0]
     assert process.returncode == 2
-    assert "error: batch_size (21) is shared by 2 devices, which must divide it." in told
+    assert "error: batch_size (21) is shared by 2 devices, which must divide it." in printed
     assert not (tmp_path / "runs").exists()
 
 

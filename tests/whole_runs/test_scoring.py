@@ -20,11 +20,11 @@ def test_saved_agent_is_scored_again(place, capsys):
     assert fit() == 0
     logged = scalars(0)["eval/score"][-1][1]
     checkpoint = "runs/run/version_0/checkpoints/last.ckpt"
-    shutil.rmtree("runs/pretrained")  # scoring needs no part
+    shutil.rmtree("runs/pretrained")  # scoring needs no pretrained model
     capsys.readouterr()
     assert main(["validate", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
-    told = capsys.readouterr().out
-    shown = float(next(line for line in told.splitlines() if "eval/score " in line).split("│")[2])
+    out = capsys.readouterr().out
+    shown = float(next(line for line in out.splitlines() if "eval/score " in line).split("│")[2])
     assert shown == pytest.approx(logged, rel=1e-5)
     assert main(["test", "--config", "run.yaml", *QUIET, "--ckpt_path", checkpoint]) == 0
     assert "eval/score" in capsys.readouterr().out
@@ -41,11 +41,11 @@ def test_the_run_that_is_scored_is_the_one_that_is_named(place, capsys, caplog):
         assert main([*score, *rollout]) == 0
         assert f"weights from the checkpoint at runs/run/version_{version}/" in caplog.text
     assert main([*score, "--seed_everything=1"]) == 2
-    told = capsys.readouterr().err
-    assert "version_1 was made with seed_everything 0, this command says 1: say the same, or name" in told
+    error = capsys.readouterr().err
+    assert "version_1 was made with seed_everything 0, this command says 1: give the same settings, or name" in error
 
 
-def test_a_film_shows_the_first_scored_episode(place):
+def test_a_video_shows_the_first_scored_episode(place):
     assert fit("--rollout", "null", "--trainer.max_epochs=1") == 0
     command = [sys.executable, "-m", "dydiff", "test", "--config", "run.yaml", *QUIET, "--ckpt_path=last"]
     command += ["--data.num_eval_episodes=1", "--rollout", "null"]
