@@ -22,15 +22,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.harness import MatrixProducts, Peer, Result, Slice, SteppedFit, measure, timed
 from benchmarks.naive import NaiveTD3BC
-from dydiff.agents.base import Agent
-from dydiff.agents.cql import CQL
-from dydiff.agents.diffql import DiffQL
+from dydiff.agents import BC, CQL, EDAC, IQL, TD3BC, Agent, DiffQL, ReBRAC
 from dydiff.agents.optimization import Minimizer, compiled
-from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Batch, Episodes, Transitions
 from dydiff.data.mixed import MixedDataModule
 from dydiff.data.source import EpisodeSource
 from dydiff.data.tasks import TASKS, Task
+from dydiff.data.termination import never
 from dydiff.envs import make_env
 from dydiff.envs.play import play_episodes
 from dydiff.models.denoiser import Denoiser
@@ -111,7 +109,7 @@ class _Random(EpisodeSource):
     """Random transitions of a task's shape."""
 
     def __init__(self, task: Task, count: int = 100_000) -> None:
-        self._task = task
+        self._task = replace(task, terminated=never)  # random states would contradict the task's rule
         self.transitions = Transitions(
             torch.randn(count, task.obs_dim), torch.randn(count, task.act_dim).tanh(), torch.randn(count),
             torch.randn(count, task.obs_dim), torch.zeros(count, dtype=torch.bool),
@@ -236,6 +234,10 @@ CASES: dict[str, Callable[[], Variants]] = {
     "td3bc-halfcheetah": lambda: updates(partial(_made, TD3BC), TASKS["halfcheetah"], "td3bc"),
     "cql-hopper": lambda: updates(partial(_made, CQL), TASKS["hopper"], "cql", count=4),
     "diffql-hopper": lambda: updates(partial(_made, DiffQL), TASKS["hopper"], None, count=10),
+    "bc-hopper": lambda: updates(partial(_made, BC), TASKS["hopper"], None),
+    "iql-hopper": lambda: updates(partial(_made, IQL), TASKS["hopper"], None),
+    "rebrac-hopper": lambda: updates(partial(_made, ReBRAC), TASKS["hopper"], None, count=20),
+    "edac-hopper": lambda: updates(partial(_made, EDAC), TASKS["hopper"], None, count=4),
     "draft-hopper": drafts,
     "dataset-size": lambda: sizes(TASKS["hopper"]),
     "rollout-hopper": rollouts,

@@ -31,9 +31,11 @@ class Autoregressive(Synthesizer):
         max_disagreement: Cut a rollout, without a terminal, from the first step on at which the elites disagree
             (:meth:`DynamicsEnsemble.disagreement`) more than in this share of the dataset's transitions, in (0, 1];
             ``null`` cuts none.
+        reward_penalty: Weight of the elites' disagreement that each predicted reward loses (lambda of MOPO, Yu et al.
+            2020), not below 0.
 
     Raises:
-        UserError: ``rollout_length`` below 1, or ``max_disagreement`` out of its range.
+        UserError: A setting out of its range.
     """
 
     low: Tensor
@@ -49,9 +51,11 @@ class Autoregressive(Synthesizer):
         clip_states: bool = True,
         next_states: Literal["trajectory", "dynamics", "pessimistic"] = "trajectory",
         max_disagreement: float | None = None,
+        reward_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         at_least(1, rollout_length=rollout_length)
+        at_least(0, reward_penalty=reward_penalty)
         if max_disagreement is not None and not 0 < max_disagreement <= 1:
             raise UserError(f"max_disagreement must be in (0, 1], not {max_disagreement}.")
         self.dynamics = module_of(dynamics)
@@ -61,6 +65,7 @@ class Autoregressive(Synthesizer):
         self.clip_states = clip_states
         self.next_states = next_states
         self.max_disagreement = max_disagreement
+        self.reward_penalty = reward_penalty
         for name, unlimited in (("low", -torch.inf), ("high", torch.inf), ("disagreement_limit", torch.inf)):
             self.register_buffer(name, torch.tensor(unlimited), persistent=False)
 
@@ -106,7 +111,8 @@ class Autoregressive(Synthesizer):
         """Find next states, predict rewards, and cut after the first terminal state and where elites disagree.
 
         A step ends the trajectory by its next state or by the trajectory's own, which then is the one stored. The
-        metric ``cut_share`` is 1 for the trajectories cut by the elites' disagreement.
+        metric ``cut_share`` is 1 for the trajectories cut by the elites' disagreement; ``reward_penalty`` is what a
+        trajectory's valid rewards have lost by it, on average.
         """
         next_obs = self.find_next(policy, obs, act, generator)
         before, rule = obs[:, :-1], self.terminated
@@ -114,12 +120,19 @@ class Autoregressive(Synthesizer):
         next_obs = next_obs.where((terminal | ~fell)[..., None], obs[:, 1:])
         terminal = terminal | fell
         made = Trajectories.cut(obs, act, self.reward(before, act), terminal, next_obs)
-        if self.max_disagreement is None:
-            return made, {}
-        disagreement = self.dynamics.disagreement(before.flatten(0, 1), act.flatten(0, 1))
-        reliable = (disagreement.unflatten(0, act.shape[:2]) <= self.disagreement_limit).cumprod(1).bool()
-        cut = (made.valid & ~reliable).any(1)
-        return made._replace(valid=made.valid & reliable), {"cut_share": cut.float()}
+        figures: dict[str, Tensor] = {}
+        if self.max_disagreement is None and not self.reward_penalty:
+            return made, figures
+        disagreement = self.dynamics.disagreement(before.flatten(0, 1), act.flatten(0, 1)).unflatten(0, act.shape[:2])
+        if self.max_disagreement is not None:
+            reliable = (disagreement <= self.disagreement_limit).cumprod(1).bool()
+            figures["cut_share"] = (made.valid & ~reliable).any(1).float()
+            made = made._replace(valid=made.valid & reliable)
+        if self.reward_penalty:
+            penalty = self.reward_penalty * disagreement
+            figures["reward_penalty"] = (penalty * made.valid).sum(1) / made.lengths.clamp(min=1)
+            made = made._replace(reward=made.reward - penalty)
+        return made, figures
 
     def find_next(
         self, policy: LearningPolicy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None

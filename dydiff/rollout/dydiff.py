@@ -43,6 +43,8 @@ class DyDiff(Synthesizer):
         max_disagreement: Cut a rollout, without a terminal, from the first step on at which the elites disagree
             (:meth:`DynamicsEnsemble.disagreement`) more than in this share of the dataset's transitions, in (0, 1];
             ``null`` cuts none.
+        reward_penalty: Weight of the elites' disagreement that each predicted reward loses (lambda of MOPO, Yu et al.
+            2020), not below 0.
 
     Raises:
         UserError: A rollout longer than the denoiser's horizon, or a setting out of its range.
@@ -61,11 +63,11 @@ class DyDiff(Synthesizer):
         sample_states: bool = False,
         clip_states: bool = True,
         max_disagreement: float | None = None,
+        reward_penalty: float = 0.0,
     ) -> None:
         super().__init__()
-        self.draft = Autoregressive(
-            dynamics, reward, rollout_length, sample_states, clip_states, next_states, max_disagreement
-        )
+        reliability = (next_states, max_disagreement, reward_penalty)
+        self.draft = Autoregressive(dynamics, reward, rollout_length, sample_states, clip_states, *reliability)
         self.rollout_length = rollout_length
         self.denoiser = module_of(denoiser)
         if rollout_length > self.denoiser.horizon:
@@ -108,8 +110,8 @@ class DyDiff(Synthesizer):
             metrics[f"state_change_{correction}"] = change.square().mean((1, 2)).sqrt()
             metrics[f"action_change_{correction}"] = (corrected_act - act).square().mean((1, 2)).sqrt()
             obs, act = corrected_obs, corrected_act
-        made, cuts = self.draft.finish(policy, obs, act, generator)
-        return made, metrics | cuts
+        made, more = self.draft.finish(policy, obs, act, generator)
+        return made, metrics | more
 
     def correct(
         self, policy: Policy, obs: Tensor, act: Tensor, generator: torch.Generator | None = None

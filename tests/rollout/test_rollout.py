@@ -252,6 +252,29 @@ def test_without_a_largest_disagreement_nothing_is_cut():
     assert made.valid.all() and "cut_share" not in figures
 
 
+@pytest.mark.parametrize("kind", [Autoregressive, DyDiff])
+@pytest.mark.parametrize("share", [None, 0.8])
+def test_rewards_lose_the_weighted_disagreement_of_their_step(kind, share):
+    """MOPO's ``r - lambda u(s, a)``; the trajectories are those without it, and cut alike."""
+    parts = (
+        (Disagreeing(), ExactReward()) if kind is Autoregressive else (ExactDenoiser(), Disagreeing(), ExactReward())
+    )
+    start, made = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 1.5, []
+    for penalty in (0.0, 2.5):
+        options = {"clip_states": False, "max_disagreement": share, "reward_penalty": penalty}
+        synthesizer = kind(*parts, 9, **options)
+        synthesizer.attach(Source())
+        made.append(synthesizer.synthesize(policy, start))
+    (plain, figures), (penalised, more) = made
+    lost = 2.5 * plain.obs[:, :-1, 0].abs()
+    torch.testing.assert_close(plain.reward - penalised.reward, lost)
+    for field in ("obs", "act", "next_obs", "terminal", "valid"):
+        assert torch.equal(getattr(plain, field), getattr(penalised, field))
+    expected = [float(row[kept].mean()) if kept.any() else 0.0 for row, kept in zip(lost, plain.valid, strict=True)]
+    torch.testing.assert_close(more.pop("reward_penalty"), torch.tensor(expected))
+    assert set(more) == set(figures)
+
+
 @pytest.mark.parametrize("length", [1, 2, 10])
 def test_every_length_up_to_the_horizon(length):
     synthesizer = DyDiff(ExactDenoiser(), ExactDynamics(), ExactReward(), length, 2)
@@ -266,7 +289,14 @@ def test_longer_than_the_horizon_is_refused():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"state_blend": 0.0}, {"num_corrections": -1}, {"rollout_length": 0}, {"max_disagreement": 0.0}]
+    "setting",
+    [
+        {"state_blend": 0.0},
+        {"num_corrections": -1},
+        {"rollout_length": 0},
+        {"max_disagreement": 0.0},
+        {"reward_penalty": -1.0},
+    ],
 )
 def test_impossible_settings(setting):
     arguments = {"rollout_length": 5} | setting

@@ -76,6 +76,21 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "message"]
 
 
+@pytest.mark.parametrize("agent", ["IQL", "ReBRAC", "EDAC"])
+def test_a_killed_run_of_another_agent_ends_as_one_left_alone(tmp_path, agent):
+    """IQL's learning rate depends on the number of updates, and the unit of its rewards on the dataset."""
+    options = (f"--model=dydiff.agents.{agent}", "--model.hidden_sizes=[16,16]")
+    for name in ("whole", "killed"):
+        write_run(tmp_path / name)
+    faults.finish(tmp_path / "whole", args=options)
+    process = faults.start(tmp_path / "killed", "update chunk", 4, args=options)
+    process.join(120)
+    assert process.exitcode == -9, "it was not killed"
+    faults.finish(tmp_path / "killed", args=options)
+    outcomes = [faults.outcome(tmp_path / name) for name in ("whole", "killed")]
+    assert list(faults.differences(*outcomes)) == []
+
+
 @pytest.mark.parametrize("agent", ["td3bc.TD3BC", "cql.CQL", "diffql.DiffQL"])
 def test_two_whole_runs_are_equal_to_the_bit(tmp_path, agent):
     """Models, agent, optimizers, synthetic buffer and metrics; another seed gives others."""
