@@ -21,7 +21,14 @@ from dydiff.models.base import PretrainedModule
 from dydiff.run.checkpoint import Checkpoint, checkpoint_to_resume
 from dydiff.run.folders import alone, claim_version, find_last, throwaway
 from dydiff.run.loggers import loggers_of
-from dydiff.run.pretraining import PretrainedModel, PretrainedModels, check_pretraining, make_source, model_directory
+from dydiff.run.pretraining import (
+    PretrainedModel,
+    PretrainedModels,
+    check_pretraining,
+    make_source,
+    model_directory,
+    write_card,
+)
 from dydiff.run.settings import class_of, plain
 from dydiff.run.summary import show_plan, show_result
 from dydiff.utils.checkpoints import publish, save
@@ -198,8 +205,9 @@ class PretrainingFit:
         if best.best_model_score is None or not best.best_model_score.isfinite():  # Lightning keeps NaN as infinity
             raise UserError(f"'{name}' kept no best weights: '{best.monitor}' never was a finite number.")
         if trainer.is_global_zero:
-            publish(Path(best.best_model_path), weights)
             loss = float(best.best_model_score)
+            write_card(self.model, self.config, self.source, loss)
+            publish(Path(best.best_model_path), weights)
             show_line(f"{name}: best holdout loss {loss:.4g} after {seconds:.0f} s, kept in {weights}")
             shutil.rmtree(self.model.interrupted.parent)  # only the best weights are used
         trainer.strategy.barrier()

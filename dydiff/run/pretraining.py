@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, Path_fr
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -19,8 +20,10 @@ from dydiff.models.base import PretrainedModule, load_weights
 from dydiff.rollout.base import Synthesizer
 from dydiff.run.locks import exclusive_lock
 from dydiff.run.loggers import is_default
-from dydiff.run.settings import addressed, class_of, plain, shaping
-from dydiff.utils.errors import UserError
+from dydiff.run.settings import addressed, class_at, class_of, plain, shaping
+from dydiff.utils.environment import computed_with
+from dydiff.utils.errors import UserError, first_line
+from dydiff.utils.files import replacing
 
 # Arguments that were added after the first models were trained: at their default they do not change a model's key.
 _ADDED_LATER = {"lr_schedule": "constant", "pad_windows": False}
@@ -28,6 +31,7 @@ _ADDED_LATER = {"lr_schedule": "constant", "pad_windows": False}
 
 # Of a data module: the dataset's content is in the key by its fingerprint, the model's horizon by the model's settings.
 _KEYED_ELSEWHERE = ("source", "horizon")
+_CARD = "model.yaml"
 
 
 @dataclass
@@ -210,6 +214,56 @@ def model_directory(name: str, config: Namespace, source: EpisodeSource, runs_di
         if found := sorted(folder.glob(f"[!.]*-{glob.escape(ending)}")):
             return found[0]
     return Path(runs_dir, "pretrained", f"{name}-{ending}")
+
+
+def write_card(model: PretrainedModel, config: Namespace, source: EpisodeSource, loss: float) -> None:
+    """Write into a trained model's folder all that it takes to load it without its dataset.
+
+    Args:
+        model: The model, its weights published.
+        config: Its parsed ``fit`` config.
+        source: Its dataset.
+        loss: Its best holdout loss.
+    """
+    dims = {"obs_dim": source.task.obs_dim, "act_dim": source.task.act_dim}
+    init_args = {**(plain(config.model.init_args) or {}), **dims}
+    card = {
+        "class_path": config.model.class_path,
+        "init_args": init_args,
+        "dataset": {"name": source.name, "fingerprint": source.load().fingerprint, "env_id": source.task.env_id},
+        "holdout_loss": loss,
+        "computed_with": computed_with(),
+    }
+    with replacing(model.directory / _CARD) as part:
+        part.write_text(yaml.safe_dump(card, sort_keys=False))
+
+
+def read_card(folder: Path) -> tuple[type[PretrainedModule], dict[str, Any]]:
+    """The class and the arguments of a trained model.
+
+    Raises:
+        UserError: The folder does not say them.
+    """
+    path = folder / _CARD
+    try:
+        if path.is_file():
+            card = yaml.safe_load(path.read_text())
+            module_class, init_args = class_at(card["class_path"]), dict(card["init_args"])
+        else:  # of an earlier version, which left the sizes to the dataset
+            path = folder / "config.yaml"
+            config = yaml.safe_load(path.read_text())
+            task = make_source(Namespace(config["data"]["init_args"]["source"])).task
+            module_class = class_at(config["model"]["class_path"])
+            init_args = {**config["model"]["init_args"], "obs_dim": task.obs_dim, "act_dim": task.act_dim}
+    except UserError:
+        raise
+    except Exception as error:  # a file from elsewhere may hold anything
+        raise UserError(
+            f"{path} is missing or broken ({first_line(error)}): copy the whole folder of the model, or train it again."
+        ) from None
+    if not (isinstance(module_class, type) and issubclass(module_class, PretrainedModule)):
+        raise UserError(f"{path} names {module_class.__name__}, which is not a pretrained model.")
+    return module_class, init_args
 
 
 def _untrained_module(config: Namespace, source: EpisodeSource, path: Path) -> PretrainedModule:
