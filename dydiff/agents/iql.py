@@ -119,14 +119,14 @@ class IQL(Agent):
         return metrics | actor_metrics | critic_metrics
 
     def value_loss(self, obs: Tensor, data_q: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Expectile regression (eq. 5) of values in normalised states ``[B, O]`` to the data's Q values ``[B]``."""
+        """Expectile regression (L_V) of values in normalised states ``[B, O]`` to the data's Q values ``[B]``."""
         error = data_q - self.value(obs).squeeze(-1)
         weight = torch.where(error > 0, self.expectile, 1 - self.expectile)
         loss = (weight * error.square()).mean()
         return loss, {"value_loss": loss.detach()}
 
     def actor_loss(self, batch: Batch, data_q: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cloning (eq. 7): ``-mean min(exp(beta (Q - V)), 100) log pi(a|s)``; states are normalised."""
+        """Weighted cloning (L_pi): ``-mean min(exp(beta (Q - V)), 100) log pi(a|s)``; states are normalised."""
         with torch.no_grad():
             advantage = data_q - self.value(batch.obs).squeeze(-1)
             weight = (self.beta * advantage).exp().clamp(max=MAX_WEIGHT)
@@ -135,7 +135,7 @@ class IQL(Agent):
         return loss, {"actor_loss": loss.detach()} | figures
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of both critics' mean squared errors to ``r + gamma V(s')`` (eq. 6); states are normalised."""
+        """Sum of both critics' mean squared errors to ``r + gamma V(s')`` (L_Q); states are normalised."""
         with torch.no_grad():
             next_value = self.value(batch.next_obs).squeeze(-1)
             target = batch.reward / self.reward_unit + self.gamma * ~batch.terminal * next_value
