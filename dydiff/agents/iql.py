@@ -119,7 +119,7 @@ class IQL(Agent):
         return metrics | actor_metrics | critic_metrics
 
     def value_loss(self, obs: Tensor, data_q: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Expectile regression (the paper's L_V) of values in normalised states ``[B, O]`` to Q values ``[B]``."""
+        """Expectile regression (L_V) of values in normalised states ``[B, O]`` to the data's Q values ``[B]``."""
         error = data_q - self.value(obs).squeeze(-1)
         weight = torch.where(error > 0, self.expectile, 1 - self.expectile)
         loss = (weight * error.square()).mean()

@@ -119,7 +119,13 @@ TRAJECTORIES = {"diffusion": "pretrain/trajectories.yaml", "sampler": {"num_step
 SIZES = {name: {"hidden_sizes": [16, 16]} for name in ("TD3BC", "CQL")}
 SIZES["DiffQL"] = {"policy_hidden_sizes": [16, 16], "critic_hidden_sizes": [16, 16]}
 KINDS = [  # an agent, a synthesizer, the callback's settings, the expected share of synthetic transitions
-    ("cql.CQL", "autoregressive.Autoregressive", SINGLE_STEP, {"filter": "dydiff.rollout.Hardmax"}, 0.4),
+    (
+        "cql.CQL",
+        "autoregressive.Autoregressive",
+        {**SINGLE_STEP, "reward_penalty": 0.5},
+        {"filter": "dydiff.rollout.Hardmax"},
+        0.4,
+    ),
     ("diffql.DiffQL", "pgd.PGD", TRAJECTORIES, {"real_ratio": 0.25}, 0.75),
     ("diffql.DiffQL", "synther.SynthER", TRANSITIONS, {"real_ratio": 0.0, "rollout_freq": None}, 1.0),
     ("cql.CQL", "real.RealEnvironment", {}, {"real_ratio": None, "rollout_freq": 2}, None),
@@ -158,6 +164,8 @@ def test_every_agent_and_kind_of_data_run(place, agent, synthesizer, arguments, 
     assert shares == pytest.approx(expected)
     assert len(shares) == (1 if "rollout_freq" in settings and settings["rollout_freq"] is None else len(expected))
     assert len(logged["eval/score"]) == 3 and logged["rollout/non_finite"][0][1] == 0
+    penalties = [value for _, value in logged.get("rollout/reward_penalty", [])]
+    assert bool(penalties) == ("reward_penalty" in arguments) and all(value > 0 for value in penalties)
 
 
 @pytest.mark.parametrize("agent", sorted(path.stem for path in CONFIGS.glob("agent/*.yaml")))

@@ -1,6 +1,7 @@
 """The loggers of a run: those that write files write into its folder, all others are taken as they are."""
 
 import csv
+import time
 
 import pytest
 from jsonargparse import Namespace
@@ -99,6 +100,7 @@ def test_a_resumed_run_forgets_what_it_will_log_again(tmp_path):
         for step in steps:
             logger.log_metrics({"loss": float(step)}, step)
         logger.finalize("success")
+        time.sleep(1.1)  # the files of a run are in the order of the seconds in their names
     assert logged(folder) == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
