@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dydiff.agents.base import Agent, load_agent
 from dydiff.cli import fits
+from dydiff.cli.generate import generate
 from dydiff.cli.lightning_cli import COMMANDS as RUN_COMMANDS
 from dydiff.cli.lightning_cli import parse
 from dydiff.cli.new import new
@@ -119,6 +120,11 @@ def _call(function: Callable[..., Any], parser: Parser, args: Sequence[str], **g
     parser.add_function_arguments(function, skip=set(given))
     config = parser.parse_args(list(args))
     return function(**{key: value for key, value in config.items() if key != "config"}, **given)
+
+
+def run_generate(args: Sequence[str]) -> None:
+    """``generate``: a run's synthetic data as a dataset."""
+    _call(generate, _parser("generate", "", generate), args)
 
 
 def run_new(args: Sequence[str]) -> None:
@@ -226,6 +232,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "analyze": partial(_run_function, "analyze", analyze),
     "collect": partial(_run_function, "collect", collect),
     "new": run_new,
+    "generate": run_generate,
 }
 _SUMMARIES = RUN_COMMANDS | {
     "sweep": "Many runs, on Ray Tune.",
@@ -233,6 +240,7 @@ _SUMMARIES = RUN_COMMANDS | {
     "analyze": "Measure synthetic data.",
     "collect": "Make a dataset.",
     "new": "Write the configs of a run on your own dataset.",
+    "generate": "Write a run's synthetic data as a dataset.",
 }
 
 

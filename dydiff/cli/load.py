@@ -23,6 +23,9 @@ from dydiff.run.pretraining import make_source, read_card
 from dydiff.utils.errors import UserError, first_line
 from dydiff.utils.seeding import seed_of
 
+PIECE = 512
+"""Trajectories that are made at once: each piece has its own random numbers."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -74,10 +77,10 @@ class Run:
     ) -> Iterator[Trajectories]:
         """:meth:`rollout` in pieces of at most 512 trajectories, so that any number fits in memory."""
         states = self.episodes.transitions.obs
-        for first in range(0, num_trajectories, _PIECE):
-            piece_seed = seed_of(seed, first // _PIECE, 1)
+        for first in range(0, num_trajectories, PIECE):
+            piece_seed = seed_of(seed, first // PIECE, 1)
             generator = torch.Generator().manual_seed(piece_seed)
-            size = min(_PIECE, num_trajectories - first)
+            size = min(PIECE, num_trajectories - first)
             yield self._roll_out(policy, states[torch.randint(len(states), (size,), generator=generator)], piece_seed)
 
     @torch.no_grad()
@@ -89,9 +92,6 @@ class Run:
             sample = self.config.rollout.init_args.get("sample_actions", True)
             return self.synthesizer.synthesize(self.agent.policy(sample, generator), start_obs, generator)[0]
         return self.synthesizer.synthesize(PlainPolicy(policy), start_obs, generator)[0]
-
-
-_PIECE = 512
 
 
 def load_run(folder: str | Path, checkpoint: str | Path | None = None) -> Run:
@@ -134,8 +134,8 @@ def load_run(folder: str | Path, checkpoint: str | Path | None = None) -> Run:
 def load_model(folder: str | Path) -> PretrainedModule:
     """Load a pretrained model, ready for use on the CPU.
 
-    The folder is all that it takes, and can be copied. In the ``runs/pretrained`` of another machine ``fit`` finds it for
-    the same dataset and settings.
+    The folder is all that it takes, and can be copied. In the ``runs/pretrained`` of another machine ``fit`` finds it
+    for the same dataset and settings.
 
     Args:
         folder: ``runs/pretrained/<config>-<dataset>-<key>``.
