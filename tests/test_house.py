@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "analysis": {"utils", "data", "envs", "models", "rollout", "agents"},
     "sweep": {"utils", "run"},
     "report": {"utils", "run", "data"},
+    "testing": {"utils", "data", "rollout", "agents"},
     "callbacks": {"utils", "data", "models", "rollout", "agents"},
     "cli": {"utils", "data", "envs", "models", "rollout", "agents", "run", "analysis", "collect", "sweep", "report"},
 }

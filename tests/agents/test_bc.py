@@ -4,11 +4,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from training import random_batches, train
 
 from dydiff.agents.bc import BC
 from dydiff.data.best import BestEpisodes
 from dydiff.data.local import LocalSource
+from dydiff.testing.training import random_batches, train
 from dydiff.utils.errors import UserError
 
 

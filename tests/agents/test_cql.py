@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from torch import nn
-from training import random_batches, train
 
 from dydiff.agents.cql import CQL
 from dydiff.agents.critic import Critics
 from dydiff.agents.soft import TanhGaussianPolicy
+from dydiff.testing.training import random_batches, train
 
 
 class LinearQ(nn.Module):

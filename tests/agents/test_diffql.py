@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from training import random_batches, train
 
 from dydiff.agents.diffql import DiffQL
 from dydiff.agents.diffusion_policy import DiffusionPolicy, VPSchedule
 from dydiff.models.networks import Mish
 from dydiff.run.settings import check_settings
+from dydiff.testing.training import random_batches, train
 from dydiff.utils.errors import UserError
 
 

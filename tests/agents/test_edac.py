@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from training import random_batches
 
 from dydiff.agents.critic import Critics
 from dydiff.agents.edac import EDAC, slope_similarity
+from dydiff.testing.training import random_batches
 from dydiff.utils.errors import UserError
 
 

@@ -6,9 +6,9 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
-from training import random_batches, train
 
 from dydiff.agents.iql import IQL
+from dydiff.testing.training import random_batches, train
 from dydiff.utils.errors import UserError
 
 

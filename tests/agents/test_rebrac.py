@@ -1,9 +1,9 @@
 """ReBRAC's losses against computations of their own."""
 
 import torch
-from training import random_batches
 
 from dydiff.agents.rebrac import ReBRAC
+from dydiff.testing.training import random_batches
 
 
 def noiseless(**options):

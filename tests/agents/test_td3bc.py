@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from training import train
 
 from dydiff.agents.td3bc import TD3BC
 from dydiff.data.episodes import Batch
+from dydiff.testing.training import train
 
 
 def golden_agent(golden):

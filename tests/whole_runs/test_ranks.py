@@ -21,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities import rank_zero_only
 from tiny import QUIET, write_run
-from training import random_batches, train
 
 from dydiff.data.episodes import Batch
 from dydiff.run.pretraining import PretrainedModel
+from dydiff.testing.training import random_batches, train
 from dydiff.utils import distributed
 
 TWO = ("--config", str(ROOT / "configs/ddp.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=2")
