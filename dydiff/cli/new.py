@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-import dydiff
 from dydiff.data.episodes import Episodes
 from dydiff.data.source import EpisodeSource
 from dydiff.data.termination import unknown
@@ -18,7 +17,7 @@ from dydiff.run.settings import plain
 from dydiff.utils.console import show_line
 from dydiff.utils.errors import UserError
 
-_SHIPPED = Path(dydiff.__file__).parent.parent / "configs"
+_SHIPPED = Path(__file__).parents[2] / "configs"
 _MODELS = ("denoiser", "dynamics", "reward")
 _MIN_BATCHES = 100  # minibatches of an epoch, where the dataset has fewer: else few transitions mean few gradient steps
 

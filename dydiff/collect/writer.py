@@ -1,13 +1,13 @@
 """Write datasets in D4RL's layout."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
 import mujoco
 import numpy as np
 
-from dydiff import __version__
 from dydiff.utils.files import replacing
 
 
@@ -26,5 +26,5 @@ def write_dataset(path: Path, arrays: Mapping[str, np.ndarray], env_id: str, rec
             file.create_dataset(name, data=array, compression="gzip", compression_opts=4, fletcher32=True)
         file.attrs["env_id"] = env_id
         file.attrs["recipe"] = recipe
-        file.attrs["made_with"] = f"dydiff {__version__}, mujoco {mujoco.__version__}"
+        file.attrs["made_with"] = f"dydiff {version('dydiff')}, mujoco {mujoco.__version__}"
         file.attrs["mujoco2_contacts"] = True

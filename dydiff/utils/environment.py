@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-import dydiff
-
-_PACKAGES = ("torch", "lightning", "gymnasium", "mujoco", "numpy")
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("dydiff", "torch", "lightning", "gymnasium", "mujoco", "numpy")
 
 
 def computed_with() -> dict[str, str]:
     """Versions of the project and of the packages that decide numbers, the git commit, system and processor."""
-    found = {"dydiff": dydiff.__version__, "commit": _commit(), "python": platform.python_version()}
+    found = {"commit": _commit(), "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
@@ -29,10 +28,9 @@ def computed_with() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of the checkout that the package is in, with a ``+`` if files have changed since; empty elsewhere."""
-    root = Path(dydiff.__file__).parents[1]
-    if not (root / ".git").exists():
+    if not (_ROOT / ".git").exists():
         return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--exclude=*", "--dirty=+"]
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=10", "--exclude=*", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
