@@ -142,7 +142,8 @@ class SyntheticRollout(L.Callback):
         tally.made += len(made.reward)
         tally.finite += len(finite.reward)
         tally.usable += len(usable.reward)
-        tally.collect({name: values[made.finite][within] for name, values in metrics.items()})
+        for name, values in metrics.items():
+            tally.synthesizer[name].append(values[made.finite][within])
         tally.collect(
             {
                 "return": usable.returns,
@@ -163,7 +164,8 @@ class SyntheticRollout(L.Callback):
             together = Trajectories.concatenate(list(usable))
             if tally.usable:
                 generator = self._generator(trainer, together.reward.device, -1)
-                together = together.at(self.filter.choose(together, generator, self.rollout_batch_size))
+                metrics = {name: torch.cat(values) for name, values in tally.synthesizer.items()}
+                together = together.at(self.filter.choose(together, generator, self.rollout_batch_size, metrics))
             tally.collect({"return_kept": together.returns, "length_kept": together.lengths.float()})
             usable = [together]
         buffer = _data_of(trainer).synthetic
@@ -186,7 +188,10 @@ class SyntheticRollout(L.Callback):
         """Step 4: log what was made and kept."""
         agent.log_at_once(
             {
-                **{f"rollout/{name}": float(torch.cat(values).mean()) for name, values in tally.metrics.items()},
+                **{
+                    f"rollout/{name}": float(torch.cat(values).mean())
+                    for name, values in (tally.synthesizer | tally.metrics).items()
+                },
                 "rollout/range_excess_max": float(torch.cat(tally.metrics["range_excess"]).max()),
                 "rollout/kept_share": tally.kept / self.rollout_batch_size,
                 "rollout/non_finite": float(tally.made - tally.finite),
@@ -245,6 +250,7 @@ class Tally:
         usable: Those of them that are near enough to the data.
         kept: Those of them that were kept.
         metrics: Values by name, a tensor for each chunk.
+        synthesizer: The synthesizer's own metrics of the usable trajectories, likewise.
     """
 
     made: int = 0
@@ -252,6 +258,7 @@ class Tally:
     usable: int = 0
     kept: int = 0
     metrics: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    synthesizer: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
     def collect(self, metrics: dict[str, Tensor]) -> None:
         """Add a chunk's metrics."""

@@ -133,10 +133,10 @@ def rollout_outcomes(
         if not hasattr(synthesizer, "reward"):
             raise UserError(f"'{name}' has no reward model to judge the real rollouts by: compare others.")
         synthesizer.attach(source)
-        made = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))[0]
+        made, reported = synthesizer.synthesize(policy, starts, torch.Generator().manual_seed(seed))
         truth = RealRollouts(synthesizer.reward, made.act.shape[1])
         truth.attach(source)
-        kept = filter.choose(made, torch.Generator().manual_seed(0))
+        kept = filter.choose(made, torch.Generator().manual_seed(0), metrics=reported)
         outcomes[name] = compare(made, truth.synthesize(policy, starts)[0], kept)
         biases[name] = value_bias(made.at(kept), source.task, policy.value, num_transitions)
     path, columns = Path(out, f"{source.name}.csv"), (*Outcomes._fields, "value_bias", "value_bias_error")

@@ -1,13 +1,15 @@
 """Filters: which trajectories to keep. The keys are compared over all of them, the largest are kept."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from dydiff.data.episodes import Trajectories
-from dydiff.utils.errors import UserError, above_zero
+from dydiff.utils.errors import UserError, above_zero, did_you_mean
 
 
 class Filter(ABC):
@@ -27,10 +29,17 @@ class Filter(ABC):
 
     @abstractmethod
     def keys(self, trajectories: Trajectories, generator: torch.Generator | None = None) -> Tensor:
-        """One key for each of ``N`` trajectories, ``[N]``; the trajectories with the largest are kept."""
+        """One key for each of ``N`` trajectories, ``[N]``; the trajectories with the largest are kept.
+
+        A filter that ranks by the synthesizer's metrics has a third argument, ``metrics``: ``[N]`` each, by name.
+        """
 
     def choose(
-        self, trajectories: Trajectories, generator: torch.Generator | None = None, count: int | None = None
+        self,
+        trajectories: Trajectories,
+        generator: torch.Generator | None = None,
+        count: int | None = None,
+        metrics: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Indices of what is kept of ``N`` trajectories, in order.
 
@@ -39,11 +48,16 @@ class Filter(ABC):
             generator: Source of the filter's random numbers.
             count: How many ``keep_ratio`` is a share of; ``None`` uses ``N``. Of a rollout that could be used in part
                 only, the other trajectories fill the places.
+            metrics: The synthesizer's metrics of the trajectories, ``[N]`` each.
 
         Raises:
-            UserError: A subclass's keys have another shape, or one is not a number.
+            UserError: A subclass's keys have another shape, one is not a number, or a metric that they need is not
+                there.
         """
-        keys = self.keys(trajectories, generator)
+        if "metrics" in inspect.signature(self.keys).parameters:
+            keys = self.keys(trajectories, generator, metrics=_Metrics(metrics or {}))  # type: ignore[call-arg]
+        else:
+            keys = self.keys(trajectories, generator)
         size = len(trajectories.returns)
         if keys.shape != (size,):
             name = type(self).__name__
@@ -52,6 +66,13 @@ class Filter(ABC):
             raise UserError(f"{type(self).__name__}.keys gives keys that are not a number, which have no order.")
         kept = max(1, round(self.keep_ratio * (size if count is None else count)))
         return keys.topk(min(kept, size)).indices.sort().values
+
+
+class _Metrics(dict[str, Tensor]):
+    """Metrics by name; one that is not there is reported in one line."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise UserError(f"The filter needs the metric '{name}', which the synthesizer lacks.{did_you_mean(name, self)}")
 
 
 class Hardmax(Filter):

@@ -2,13 +2,18 @@
 
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from dydiff.agents.base import Agent
 from dydiff.testing.training import random_batches, train
+from dydiff.utils import distributed
 from dydiff.utils.errors import UserError
 
 OBS_DIM, ACT_DIM = 4, 2
@@ -31,6 +36,7 @@ def check_agent(make: Callable[[int, int], Agent]) -> None:
         _draws_by_the_seed(make)
         _is_saved(make)
         _compiles(make)
+        _shares_draws(make)
     except UserError as error:
         raise AssertionError(str(error)) from error
 
@@ -117,6 +123,42 @@ def _compiles(make: Callable[[int, int], Agent]) -> None:
         f"{type(agent).__name__}.update gives other weights when it is compiled as a whole: it must not branch on "
         "tensors or keep numbers outside of them."
     )
+
+
+def _shares_draws(make: Callable[[int, int], Agent]) -> None:
+    """A rank with half of a batch must use up as many random numbers as one process with all of it."""
+    whole, states = random_batches(1, size=64), []
+    for count in (1, 2):
+        agent = _seeded(make)
+        train(agent, whole)
+        torch.manual_seed(5)
+        with _seeming_ranks(count):
+            agent.update(whole.at(0).at(slice(0, 64 // count)), **agent.schedule(2))
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[1]), (
+        f"{type(agent).__name__}.update draws other random numbers on two devices than on one: draw what is for the "
+        "batch with dydiff.utils.distributed.draw."
+    )
+
+
+def _seeming_ranks(count: int) -> AbstractContextManager[Any]:
+    """Let this process seem the first of ``count`` ranks, each with the same numbers."""
+    if count == 1:
+        return nullcontext()
+
+    def fill(parts: list[Any], part: Any) -> None:
+        parts[:] = [part] * len(parts)
+
+    def copy(parts: list[Tensor], part: Tensor) -> None:
+        for each in parts:
+            each.copy_(part)
+
+    seeming = SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: True, get_rank=lambda: 0, get_world_size=lambda: count,
+        all_reduce=lambda message, operation: None, all_gather=copy, all_gather_object=fill,
+        ReduceOp=torch.distributed.ReduceOp,
+    )  # fmt: skip
+    return patch.object(distributed, "dist", seeming)
 
 
 def _weights(agent: Agent) -> Tensor:

@@ -1,5 +1,7 @@
 """What every synthesizer, filter and dataset source must do."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -55,21 +57,23 @@ def check_synthesizer(synthesizer: Synthesizer, source: EpisodeSource, policy: L
         assert torch.equal(by_rule, steps.terminal), f"{name}: terminals are not those of the task's termination rule."
 
 
-def check_filter(filter: Filter) -> None:
+def check_filter(filter: Filter, metrics: Sequence[str] = ()) -> None:
     """Check that a filter keeps the contract of :class:`dydiff.rollout.Filter`.
+
+    Args:
+        filter: The filter.
+        metrics: Names of the synthesizer's metrics that it ranks by; it gets random numbers for them.
 
     Raises:
         AssertionError: It does not, with the reason.
     """
     name, made = type(filter).__name__, random_trajectories(20)
     given = [value.clone() for value in made]
+    numbers = {metric: torch.rand(20, generator=torch.Generator().manual_seed(4)) for metric in metrics}
     try:
-        keys = filter.keys(made, torch.Generator().manual_seed(1))
-        kept = [filter.choose(made, torch.Generator().manual_seed(1)) for _ in range(2)]
+        kept = [filter.choose(made, torch.Generator().manual_seed(1), metrics=numbers) for _ in range(2)]
     except UserError as error:
         raise AssertionError(str(error)) from error
-    assert isinstance(keys, Tensor) and keys.shape == (20,), f"{name}.keys must give one key for each trajectory."
-    assert not keys.isnan().any(), f"{name}.keys must not be NaN: the largest keys are kept."
     assert all(map(_equal, made, given)), f"{name}.keys must not change the trajectories."
     assert torch.equal(kept[0], kept[1]), f"{name} must choose the same for the same generator."
 

@@ -126,6 +126,18 @@ class Clueless(Filter):
         return torch.full_like(trajectories.returns, torch.nan)
 
 
+class Tallest(Filter):
+    """Those with the largest of a synthesizer's metrics."""
+
+    def __init__(self, metric: str = "height") -> None:
+        super().__init__()
+        self.metric = metric
+
+    def keys(self, trajectories, generator=None, metrics=None):
+        assert torch.equal(metrics[self.metric], trajectories.obs[:, 0, 0])
+        return metrics[self.metric]
+
+
 class Remote(DummyLogger):
     """A logger that writes no files here."""
 

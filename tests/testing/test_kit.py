@@ -123,9 +123,17 @@ class Counting(Cloning):
         return {"loss": loss.detach()}
 
 
+class Smoothing(Cloning):
+    """Draws for its own share of the batch."""
+
+    def update(self, batch):
+        return super().update(batch._replace(act=batch.act + 0.01 * torch.randn(batch.act.shape)))
+
+
 @pytest.mark.parametrize(
     ("agent", "message"),
     [
+        (Smoothing, "draws other random numbers on two devices than on one"),
         (Attached, "must return detached scalar tensors"),
         (Unbounded, r"Unbounded.act must .*in \[-1, 1\]"),
         (Forgetful, "acts differently once it is saved and loaded"),
@@ -200,8 +208,16 @@ class Improving(Filter):
         return trajectories.reward.add_(1.0).sum(1)
 
 
+class Surest(Filter):
+    def keys(self, trajectories, generator=None, metrics=None):
+        return -metrics["disagreement"]
+
+
 def test_filters():
     check_filter(Hardmax())
+    check_filter(Surest(), metrics=["disagreement"])
+    with pytest.raises(AssertionError, match="needs the metric 'disagreement', which the synthesizer lacks"):
+        check_filter(Surest())
     check_filter(Softmax())
     for wrong, message in (
         (Lopsided(), "must give one key for each"),

@@ -125,6 +125,13 @@ def test_keys_that_have_no_order_are_reported(place, capsys):
     assert "Clueless.keys gives keys that are not a number" in error
 
 
+def test_a_filter_ranks_by_the_synthesizers_metrics(place, capsys):
+    by_height = (*STANDING[:2], "--rollout.filter", "outside.Tallest")
+    assert fit(*by_height, "--trainer.max_epochs", "1") == 0
+    assert fit(*by_height, "--rollout.filter.metric", "hight", "--name", "other") == 2
+    assert "needs the metric 'hight', which the synthesizer lacks. Did you mean height?" in capsys.readouterr().err
+
+
 def test_filters_of_one_initial_are_two_methods(place):
     for name in ("Newest", "Nicest"):
         assert fit(*STANDING, "--rollout.filter", f"outside.{name}", "--name", name) == 0
