@@ -263,6 +263,10 @@ def _run(args: Sequence[str]) -> None:
     COMMANDS[name](args[1:])
 
 
+_AGAIN = " The same command resumes it."
+_RESUMING = {"fit": " Resume with --ckpt_path last.", "sweep": _AGAIN, "collect": _AGAIN}
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -274,15 +278,17 @@ def main(args: Sequence[str] | None = None) -> int:
         where a person has interrupted this one (SIGINT), 143 where it was terminated (SIGTERM).
     """
     _quieten()
+    given = sys.argv[1:] if args is None else args
+    resume = _RESUMING.get(given[0] if given else "", "")
     try:
-        _run(sys.argv[1:] if args is None else args)
+        _run(given)
     except SIGTERMException:  # Lightning raises it without a code, which would be success
-        print("error: Terminated (SIGTERM). Resume with --ckpt_path last.", file=sys.stderr)
+        print(f"error: Terminated (SIGTERM).{resume}", file=sys.stderr)
         return 128 + signal.SIGTERM
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns an interrupt into an exit without its code
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print("error: Interrupted. Resume with --ckpt_path last.", file=sys.stderr)
+        print(f"error: Interrupted.{resume}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         if distributed.is_loss_of_peer(error):

@@ -7,6 +7,7 @@ from tiny import model_config, write_yaml
 from whole_run import fit
 
 from dydiff.cli import main
+from dydiff.cli.entry import COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,17 @@ def test_damaged_dataset_stops_before_anything_is_trained(place, capsys):
 def test_unknown_command(capsys):
     assert main(["sweeep"]) == 2
     assert "There is no command 'sweeep'. Did you mean sweep?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("fit", "Interrupted. Resume with --ckpt_path last."), ("sweep", "Interrupted. The same command resumes it."),
+     ("generate", "Interrupted.")],
+)  # fmt: skip
+def test_an_interrupted_command_says_how_to_resume_if_it_can_be(monkeypatch, capsys, command, message):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, command, interrupt)
+    assert main([command]) == 130
+    assert capsys.readouterr().err == f"error: {message}\n"

@@ -172,7 +172,8 @@ OPTIONS = {
     option
     for document in DOCUMENTS
     for option in re.findall(r"`(--[^`]+)`", document.read_text())
-    if " " in option and not re.search(r"my_package.(fell|MyFilter|MySource)|\.help|wandb|formats|labels|as_transitions", option)
+    if " " in option
+    and not re.search(r"my_package.(fell|MyFilter|MySource)|\.help|wandb|formats|labels|as_transitions", option)
 }
 
 
