@@ -1,16 +1,13 @@
 """The best episodes of another dataset."""
 
-from collections.abc import Hashable
-
 import torch
 
 from dydiff.data.episodes import Episodes
 from dydiff.data.source import EpisodeSource
-from dydiff.data.tasks import Task
-from dydiff.utils.errors import UserError
+from dydiff.data.split import Subset
 
 
-class BestEpisodes(EpisodeSource):
+class BestEpisodes(Subset):
     """The episodes of another dataset with the largest undiscounted returns, in the dataset's order.
 
     The data of 10% BC (Chen et al. 2021, who count a tenth of the steps, not of the episodes). Models that a rollout
@@ -25,21 +22,11 @@ class BestEpisodes(EpisodeSource):
     """
 
     def __init__(self, source: EpisodeSource, fraction: float = 0.1) -> None:
-        if not 0 < fraction < 1:
-            raise UserError(f"fraction must be in (0, 1), not {fraction}.")
-        self.source = source
-        self.fraction = fraction
+        super().__init__(source, fraction)
 
     @property
     def name(self) -> str:
         return f"{self.source.name}-best{100 * self.fraction:g}pct"
-
-    @property
-    def task(self) -> Task:
-        return self.source.task
-
-    def version(self) -> Hashable:
-        return self.source.version()
 
     def read(self) -> Episodes:
         episodes = self.source.load()

@@ -1,4 +1,4 @@
-"""A subset of another dataset."""
+"""Subsets of another dataset's episodes."""
 
 from collections.abc import Hashable
 
@@ -8,7 +8,32 @@ from dydiff.data.tasks import Task
 from dydiff.utils.errors import UserError
 
 
-class SplitSource(EpisodeSource):
+class Subset(EpisodeSource):
+    """A fraction of another dataset's episodes; a subclass chooses them.
+
+    Args:
+        source: The full dataset.
+        fraction: Fraction of its episodes, in (0, 1).
+
+    Raises:
+        UserError: ``fraction`` out of its range.
+    """
+
+    def __init__(self, source: EpisodeSource, fraction: float) -> None:
+        if not 0 < fraction < 1:
+            raise UserError(f"fraction must be in (0, 1), not {fraction}.")
+        self.source = source
+        self.fraction = fraction
+
+    @property
+    def task(self) -> Task:
+        return self.source.task
+
+    def version(self) -> Hashable:
+        return self.source.version()
+
+
+class SplitSource(Subset):
     """A random subset of another dataset's episodes; the others are held out.
 
     Args:
@@ -21,22 +46,12 @@ class SplitSource(EpisodeSource):
     """
 
     def __init__(self, source: EpisodeSource, fraction: float = 0.05, split_seed: int = 0) -> None:
-        if not 0 < fraction < 1:
-            raise UserError(f"fraction must be in (0, 1), not {fraction}.")
-        self.source = source
-        self.fraction = fraction
+        super().__init__(source, fraction)
         self.split_seed = split_seed
 
     @property
     def name(self) -> str:
         return f"{self.source.name}-{100 * self.fraction:g}pct"
-
-    @property
-    def task(self) -> Task:
-        return self.source.task
-
-    def version(self) -> Hashable:
-        return self.source.version()
 
     def read(self) -> Episodes:
         return self._part(1)

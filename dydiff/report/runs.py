@@ -99,14 +99,15 @@ def read_runs(paths: Sequence[str], num_last: int = 1) -> list[Run]:
     groups: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         groups[run.agent, run.method][run.dataset].append(run)
-    varied = {group: set().union(*map(_varied, datasets.values())) for group, datasets in groups.items()}
-    for agent, method in varied:  # settings that all methods have set a method apart even where all its runs share them
-        together: dict[str, list[Run]] = defaultdict(list)
-        for run in runs:
-            if run.agent == agent:
-                together[run.dataset].append(run)
-        common = set().union(*map(_varied, together.values()))
-        varied[agent, method] |= {key for key in common if not key.startswith("rollout.")}
+    # Settings that all methods have set a method apart even where all its runs share them.
+    common = {
+        agent: {key for key in _varied_somewhere(runs, agent) if not key.startswith("rollout.")}
+        for agent in {run.agent for run in runs}
+    }
+    varied = {
+        (agent, method): common[agent].union(*map(_varied, datasets.values()))
+        for (agent, method), datasets in groups.items()
+    }
     names = _short(set().union(*varied.values()))
     usual = {agent: _usual([run for run in runs if run.agent == agent]) for agent, _ in groups}
     described = []
@@ -134,6 +135,15 @@ def _varied(runs: Sequence[Run]) -> set[str]:
     """Keys of the settings that are not the same in all runs."""
     keys = {key for run in runs for key in run.settings}
     return {key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1}
+
+
+def _varied_somewhere(runs: Sequence[Run], agent: str) -> set[str]:
+    """Keys of the settings that are not the same in all runs of an agent on one of the datasets."""
+    datasets: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.agent == agent:
+            datasets[run.dataset].append(run)
+    return set().union(*map(_varied, datasets.values()))
 
 
 def _usual(runs: Sequence[Run]) -> dict[str, Any]:
