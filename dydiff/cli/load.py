@@ -69,7 +69,7 @@ class Run:
             UserError: The run has no synthesizer, or it needs an agent's policy.
         """
         if start_obs is not None:
-            return self._roll_out(policy, start_obs, seed)
+            return self._roll_out(policy, start_obs, torch.Generator().manual_seed(seed))
         return Trajectories.concatenate(list(self.rollouts(policy, num_trajectories, seed)))
 
     def rollouts(
@@ -78,16 +78,14 @@ class Run:
         """:meth:`rollout` in pieces of at most 512 trajectories, so that any number fits in memory."""
         states = self.episodes.transitions.obs
         for first in range(0, num_trajectories, PIECE):
-            piece_seed = seed_of(seed, first // PIECE, 1)
-            generator = torch.Generator().manual_seed(piece_seed)
-            size = min(PIECE, num_trajectories - first)
-            yield self._roll_out(policy, states[torch.randint(len(states), (size,), generator=generator)], piece_seed)
+            generator = torch.Generator().manual_seed(seed_of(seed, first // PIECE))
+            rows = torch.randint(len(states), (min(PIECE, num_trajectories - first),), generator=generator)
+            yield self._roll_out(policy, states[rows], generator)
 
     @torch.no_grad()
-    def _roll_out(self, policy: Policy | None, start_obs: torch.Tensor, seed: int) -> Trajectories:
+    def _roll_out(self, policy: Policy | None, start_obs: torch.Tensor, generator: torch.Generator) -> Trajectories:
         if self.synthesizer is None:
             raise UserError(f"{self.folder} was trained without synthetic data: it has nothing to roll out with.")
-        generator = torch.Generator().manual_seed(seed)
         if policy is None:
             sample = self.config.rollout.init_args.get("sample_actions", True)
             return self.synthesizer.synthesize(self.agent.policy(sample, generator), start_obs, generator)[0]
